@@ -61,7 +61,7 @@ class Store(Protocol):
         """Jobs by ``created_at``, newest first. Raises ``InvalidSpec`` naming ``cursor`` for one that is not ours."""
 
     def unfinished(self) -> AsyncIterator[Job]:
-        """Every job whose ``unfinished`` is true, without its report, in any order, each once; no committed job is missed."""
+        """Every job whose ``unfinished`` is true, without its report, in any order, each once; none is missed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +207,7 @@ class Inspection:
 
 class Inspector(Protocol):
     async def inspect(self, encoder: str, decoder: str, contract: str) -> Inspection:
-        """Check the syntax of both in a limited process and find the contract that they follow (``auto``) or keep it."""
+        """Check the syntax of both in a limited process; find the contract that they follow, if it is ``auto``."""
 
 
 class Catalogue(Protocol):

@@ -1,0 +1,1 @@
+"""Bitlane's client side. It speaks HTTP only."""

@@ -39,7 +39,7 @@ class RequestError(BitlaneError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldError:
-    """One wrong field: ``field`` is its path in the body (``rate_points.2``), ``line`` and ``column`` point into code."""
+    """One wrong field: ``field`` is its path in the body (``rate_points.2``), ``line``, ``column`` are in the code."""
 
     field: str
     message: str

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-Params: TypeAlias = "dict[str, Json]"
+from typing_extensions import TypeAliasType
+
+# ``typing`` has TypeAliasType from 3.12 on; a plain alias cannot be recursive for those who read it at run time.
+Json = TypeAliasType("Json", "bool | int | float | str | list[Json] | dict[str, Json] | None")
+Params: TypeAlias = dict[str, Json]
 
 MAX_RAW_CLIP_BYTES = 512 * 1024 * 1024
 
@@ -92,6 +95,7 @@ class Measurement:
     """One clip at one rate point: everything in it was measured by the service.
 
     ``metrics`` holds numbers only. A metric that has no number is a key of ``missing`` with the reason.
+    ``identical_frames`` counts, for a plane of which some frames are identical to the source's, how many are.
     """
 
     clip: str
@@ -120,6 +124,7 @@ class Measurement:
     decoded_sha256: str
     contended: bool = False
     ceiling: dict[str, float] = field(default_factory=dict)
+    identical_frames: dict[str, int] = field(default_factory=dict)
     peak_device_memory_bytes: int | None = None
 
 

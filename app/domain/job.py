@@ -126,10 +126,10 @@ class JobSpec:
     device: str = "auto"
     suite: str = "demo"
     clips: tuple[str, ...] = ()
-    frames: FrameRange = FrameRange()
+    frames: FrameRange = field(default_factory=FrameRange)
     rate_points: tuple[Params, ...] = field(default_factory=lambda: ({},))
     metrics: tuple[str, ...] = ("psnr", "ssim")
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     priority: int = 0
     seed: int = 0
     labels: dict[str, str] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class JobSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One try at running the job. Numbers start at 1 and have no gaps; ``ended`` says how it ended, None while it runs."""
+    """One try at running the job. Numbers start at 1, without gaps; ``ended`` says how it ended, None while it runs."""
 
     number: int
     lane: str

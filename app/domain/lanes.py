@@ -37,6 +37,13 @@ class Lane:
     def kind(self) -> Device:
         return Device(self.device.partition(":")[0])
 
+    @property
+    def note(self) -> str | None:
+        """What a reader of the lane's name has to know: a lane named for a GPU may stand on the CPU."""
+        if self.kind is Device.CPU and self.name.startswith(("gpu", "cuda")):
+            return f"lane {self.name!r} stands on the CPU: its figures are not a GPU's"
+        return None
+
 
 _LANE = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,31})=(?P<device>cpu|cuda(?::\d{1,2})?)(?:\*(?P<slots>\d{1,3}))?")
 
@@ -101,8 +108,11 @@ def waiting(job: Job, lanes: frozenset[str]) -> Waiting:
 
 
 class WaitingJobs:
-    """The queued jobs in order. Jobs that may use the same lanes stand in one sorted list, so that choosing looks at one
-    head a list and a position is a few bisections."""
+    """The queued jobs in order.
+
+    Jobs that may use the same lanes stand in one sorted list, so that choosing looks at one head a list and a position
+    is a few bisections.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[frozenset[str], list[tuple[int, float, str]]] = {}

@@ -1,10 +1,11 @@
 """The state machine of a job. ``decide`` is pure and the only place where a job changes.
 
-An event is a fact with a time. What follows from it is the changed job and effects, frozen values that the engine carries
-out after the job has been committed. ``TABLE`` holds every transition; the first row whose guard holds is taken.
+An event is a fact with a time. What follows from it is the changed job and effects, frozen values that the engine
+carries out after the job has been committed. ``TABLE`` holds every transition; the first row whose guard holds is
+taken.
 
-Two rules stand before the table. A terminal state absorbs every event. An event of an attempt that is not the running one
-is absorbed too: the attempt's number fences out late writers.
+Two rules stand before the table. A terminal state absorbs every event. An event of an attempt that is not the running
+one is absorbed too: the attempt's number fences out late writers.
 """
 
 from __future__ import annotations
@@ -121,9 +122,10 @@ class StopAttempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deliver:
-    """The job's delivery is due at ``at``."""
+    """The job's delivery to ``target`` is due at ``at``."""
 
     job_id: str
+    target: str
     at: float
 
 
@@ -296,7 +298,9 @@ def _decide_delivery(job: Job, event: DeliveryEvent) -> Decision:
 
 
 def _due(job_id: str, delivery: Delivery) -> tuple[Effect, ...]:
-    return () if delivery.next_at is None else (Deliver(job_id=job_id, at=delivery.next_at),)
+    if delivery.target is None or delivery.next_at is None:
+        return ()
+    return (Deliver(job_id=job_id, target=delivery.target, at=delivery.next_at),)
 
 
 def _noted(job: Job, *, event: str, at: float, actor: str, reason: str | None = None) -> Job:

@@ -85,7 +85,7 @@ class Geometry:
 
 
 class FrameBuffer(Protocol):
-    """Frames in shared, sealed memory. ``fd`` is a memfd of exactly ``geometry.nbytes`` bytes that nobody can change."""
+    """Frames in shared, sealed memory: ``fd`` is a memfd of exactly ``geometry.nbytes`` bytes."""
 
     fd: int
     geometry: Geometry
@@ -97,7 +97,7 @@ class FrameBuffer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """``bitstream`` without the header; ``encode_s`` from "here are the frames" to complete output, device synchronised."""
+    """``bitstream`` has no header yet; ``encode_s`` ends when it is complete and the device is synchronised."""
 
     bitstream: bytes
     load_s: float

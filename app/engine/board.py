@@ -1,0 +1,126 @@
+"""The lanes at work: what waits, which slots are free, and what runs.
+
+All of it is volatile; a start-up rebuilds it from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.domain.errors import InvalidSpec
+from app.domain.evaluation import Report
+from app.domain.job import Job
+from app.domain.lanes import Device, Lane, WaitingJobs, eligible_lanes, next_job, waiting
+from app.ports import Progress, Ready
+
+_WEIGHT_OF_NEWEST = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class LaneState:
+    """One lane now. ``queue`` holds job ids that were picked for a free slot and are being claimed."""
+
+    lane: Lane
+    queue: asyncio.Queue[str]
+    free: int = 0
+    working: int = 0
+    ready: Ready | None = None
+    broken: str | None = None
+    run_s: float | None = None
+    s_per_pixel: float | None = None
+    processed: int = 0
+
+    def ran(self, seconds: float, report: Report | None) -> None:
+        """Note how long an attempt took: waits and durations are estimated from moving averages."""
+        self.processed += 1
+        self.run_s = _moved(self.run_s, seconds)
+        pixels = sum(point.frames * point.width * point.height for point in report.points) if report else 0
+        if pixels:
+            self.s_per_pixel = _moved(self.s_per_pixel, seconds / pixels)
+
+
+def _moved(average: float | None, newest: float) -> float:
+    return newest if average is None else average + _WEIGHT_OF_NEWEST * (newest - average)
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An attempt that runs in this process' care."""
+
+    task: asyncio.Task[object]
+    progress: Progress | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Board:
+    """Hands waiting jobs to free slots, CUDA lanes first, so that a job for any lane gets the fastest free one."""
+
+    lanes: tuple[Lane, ...]
+    waiting: WaitingJobs = field(default_factory=WaitingJobs)
+    running: dict[str, Running] = field(default_factory=dict)
+    stranded: set[str] = field(default_factory=set)
+    stop_requests: set[str] = field(default_factory=set)
+    states: dict[str, LaneState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ordered: Sequence[Lane] = sorted(self.lanes, key=lambda lane: lane.kind is not Device.CUDA)
+        self.states = {lane.name: LaneState(lane=lane, queue=asyncio.Queue(maxsize=lane.slots)) for lane in ordered}
+
+    def enqueue(self, job: Job) -> None:
+        """Let the job wait for a lane. If none of this service fits, it waits apart for a start with other lanes."""
+        try:
+            lanes = eligible_lanes(job.spec.device, self.lanes)
+        except InvalidSpec:
+            self.stranded.add(job.id)
+            return
+        self.waiting.add(waiting(job, lanes))
+        self.dispatch()
+
+    def withdraw(self, job_id: str) -> None:
+        self.waiting.discard(job_id)
+        self.stranded.discard(job_id)
+
+    def slot_free(self, lane: str) -> None:
+        """A slot of the lane is warm and waits on its queue."""
+        self.states[lane].free += 1
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        for state in self.states.values():
+            while state.free > 0 and (picked := next_job(state.lane, self.waiting)) is not None:
+                self.waiting.discard(picked.job_id)
+                state.free -= 1
+                state.queue.put_nowait(picked.job_id)
+
+    def stop(self, job_id: str) -> None:
+        """Kill the job's attempt. One that was claimed a moment ago and has not started is stopped by ``start``."""
+        running = self.running.get(job_id)
+        if running is None:
+            self.stop_requests.add(job_id)
+        else:
+            running.task.cancel()
+
+    def start(self, job_id: str, running: Running) -> None:
+        self.running[job_id] = running
+        if job_id in self.stop_requests:
+            self.stop_requests.remove(job_id)
+            running.task.cancel()
+
+    @property
+    def queued(self) -> int:
+        return len(self.waiting) + len(self.stranded)
+
+    def wait_s(self, lane: str, ahead: int | None = None) -> float | None:
+        """How long a job with ``ahead`` jobs before it is likely to wait, None before the lane has run anything."""
+        state = self.states[lane]
+        before = self.waiting.depth(lane) if ahead is None else ahead
+        if state.free > 0 and before == 0:
+            return 0.0
+        return None if state.run_s is None else state.run_s * (before + 1) / state.lane.slots
+
+    def estimate_s(self, lanes: frozenset[str], pixels: int) -> float | None:
+        """How long a job over so many pixels is likely to run, None before one of its lanes has measured anything."""
+        paces = [pace for name in lanes if (pace := self.states[name].s_per_pixel) is not None]
+        return min(paces) * pixels if paces else None

@@ -1,0 +1,265 @@
+"""The jobs: submit, look, cancel, and ``apply``, the one door through which events reach the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from app.domain.errors import (
+    AlreadyEnded,
+    Conflict,
+    Draining,
+    FieldError,
+    InvalidSpec,
+    NotFound,
+    QueueFull,
+    StaleVersion,
+    StoreUnavailable,
+)
+from app.domain.job import Job, Status
+from app.domain.lifecycle import (
+    CancelRequested,
+    Decision,
+    Deliver,
+    Effect,
+    Enqueue,
+    Event,
+    RedeliverRequested,
+    StopAttempt,
+    Withdraw,
+    decide,
+    submitted,
+)
+from app.engine.board import Board
+from app.engine.feed import Feed
+from app.engine.ids import Ids
+from app.engine.intake import Checked, Intake, Submission
+from app.ports import Blobs, Clock, JobFilter, Page, Store
+
+FULL_RETRY_AFTER_S = 30.0
+_TICK_S = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Targets:
+    """Where results may be sent: names of the operator's targets. ``default`` is used where a job names none."""
+
+    names: frozenset[str] = frozenset()
+
+    def resolve(self, wanted: str) -> str | None:
+        if wanted in self.names:
+            return wanted
+        if wanted == "default":
+            return None
+        offered = ", ".join(sorted(self.names)) or "none"
+        raise InvalidSpec(
+            [FieldError(field="deliver_to", message=f"no target {wanted!r}; this service has: {offered}")]
+        )
+
+
+class Jobs:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        intake: Intake,
+        board: Board,
+        feed: Feed,
+        clock: Clock,
+        ids: Ids,
+        targets: Targets,
+        max_queued: int,
+        schedule_delivery: Callable[[str, str, float], None],
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._intake = intake
+        self._board = board
+        self._feed = feed
+        self._clock = clock
+        self._ids = ids
+        self._targets = targets
+        self._max_queued = max_queued
+        self._schedule_delivery = schedule_delivery
+        self._experiments: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._last_created_at = 0.0
+        self._being_added = 0
+        self.closed: str | None = "the service is starting"
+
+    async def submit(self, submission: Submission) -> Job:
+        """Accept a job: when this returns it is durable and will be run.
+
+        The same experiment while its job is active, or the same id, with the same body gives that job again. Raises
+        ``InvalidSpec``, ``Conflict``, ``QueueFull``, ``Draining``, ``StoreUnavailable``.
+        """
+        if self.closed is not None:
+            raise Draining(self.closed)
+        target = self._targets.resolve(submission.deliver_to)
+        if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
+            return _same(known, submission)
+        checked = await self._intake.check(submission)
+        key = submission.experiment_id or submission.job_id
+        if key is None:
+            return await self._accept(submission, checked, target)
+        async with self._alone(key):
+            known = await self._active(submission)
+            if known is not None:
+                return _same(known, submission)
+            return await self._accept(submission, checked, target)
+
+    async def check(self, submission: Submission) -> Checked:
+        """What ``submit`` would find, without queueing anything."""
+        self._targets.resolve(submission.deliver_to)
+        return await self._intake.check(submission)
+
+    async def _active(self, submission: Submission) -> Job | None:
+        if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
+            return known
+        if submission.experiment_id is None:
+            return None
+        newest = await self._store.newest(submission.experiment_id)
+        return newest if newest is not None and not newest.status.terminal else None
+
+    async def _accept(self, submission: Submission, checked: Checked, target: str | None) -> Job:
+        if self.refuses:
+            raise QueueFull(f"the queue holds {self._max_queued} jobs, its bound", retry_after_s=FULL_RETRY_AFTER_S)
+        self._being_added += 1
+        try:
+            await self._blobs.put(submission.encoder.encode())
+            await self._blobs.put(submission.decoder.encode())
+            job = await self._store.add(self._new(submission, checked, target))
+            self._board.enqueue(job)
+        finally:
+            self._being_added -= 1
+        self._feed.changed(job.id)
+        return job
+
+    def _new(self, submission: Submission, checked: Checked, target: str | None) -> Job:
+        # Acceptance times never repeat, so that order within a priority is the order of acceptance.
+        now = self._last_created_at = max(self._clock.now(), self._last_created_at + _TICK_S)
+        job_id = submission.job_id or self._ids.new(now)
+        job = Job(
+            id=job_id,
+            experiment_id=submission.experiment_id or job_id,
+            spec=checked.spec,
+            created_at=now,
+            deliver_to=target,
+        )
+        return submitted(job)
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """One submission at a time for each experiment: two at once would both find none active."""
+        lock, users = self._experiments.get(key, (asyncio.Lock(), 0))
+        self._experiments[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._experiments[key]
+            if users == 1:
+                del self._experiments[key]
+            else:
+                self._experiments[key] = (lock, users - 1)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the next submission would be refused, however good it is."""
+        return self.closed is not None or self._board.queued + self._being_added >= self._max_queued
+
+    async def probe(self) -> None:
+        """Raises ``StoreUnavailable`` if the store does not answer."""
+        await self._store.get("probe")
+
+    async def get(self, job_id: str) -> Job:
+        """Raises ``NotFound``."""
+        job = await self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id!r}")
+        return job
+
+    async def newest(self, experiment_id: str) -> Job | None:
+        return await self._store.newest(experiment_id)
+
+    async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> Page:
+        return await self._store.page(wanted, limit=limit, cursor=cursor)
+
+    async def ended(self, job_id: str, *, within_s: float) -> Job:
+        """The job once it has ended, or as it is after ``within_s`` seconds. Raises ``NotFound``."""
+        deadline = self._clock.monotonic() + within_s
+        with self._feed.watch(job_id) as bell:
+            while True:
+                bell.clear()
+                job = await self.get(job_id)
+                left = deadline - self._clock.monotonic()
+                if job.status.terminal or left <= 0:
+                    return job
+                try:
+                    await asyncio.wait_for(bell.wait(), left)
+                except TimeoutError:
+                    return await self.get(job_id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a queued job at once and kill a running one. Raises ``NotFound``, ``AlreadyEnded``."""
+        decision = await self.apply(job_id, CancelRequested(at=self._clock.now()))
+        if not decision.changed:
+            raise AlreadyEnded(job_id, decision.job.status.value)
+        return decision.job
+
+    async def redeliver(self, job_id: str) -> Job:
+        """Send the result again. Raises ``NotFound``; ``Conflict`` without a result or without a target."""
+        job = await self.get(job_id)
+        if not job.status.terminal:
+            raise Conflict(f"job {job_id} is {job.status}: there is no result to deliver yet")
+        target = job.deliver_to or self._targets.resolve("default")
+        if target is None:
+            raise Conflict("this service has no orchestrator to deliver to")
+        return (await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target))).job
+
+    async def apply(self, job_id: str, event: Event) -> Decision:
+        """Load the job, decide, commit, and only then carry out what follows. An absorbed event changes nothing.
+
+        Raises ``NotFound``, ``StoreUnavailable``, ``IllegalTransition``.
+        """
+        while True:
+            decision = decide(await self.get(job_id), event)
+            if not decision.changed:
+                return decision
+            try:
+                job = await self._store.commit(decision.job)
+            except StaleVersion:
+                continue
+            for effect in decision.effects:
+                self._carry_out(job, effect)
+            self._feed.changed(job_id)
+            return Decision(job=job, effects=decision.effects)
+
+    async def apply_surely(self, job_id: str, event: Event, *, pause_s: float = 1.0) -> Decision:
+        """``apply``, waiting for the store to come back: what happened to a job has to be written down."""
+        while True:
+            try:
+                return await self.apply(job_id, event)
+            except StoreUnavailable:
+                await self._clock.sleep(pause_s)
+
+    def _carry_out(self, job: Job, effect: Effect) -> None:
+        if isinstance(effect, Enqueue):
+            self._board.enqueue(job)
+        elif isinstance(effect, Withdraw):
+            self._board.withdraw(job.id)
+        elif isinstance(effect, StopAttempt):
+            self._board.stop(job.id)
+        elif isinstance(effect, Deliver):
+            self._schedule_delivery(job.id, effect.target, effect.at)
+
+
+def _same(known: Job, submission: Submission) -> Job:
+    if known.spec.body_sha256 == submission.body_sha256:
+        return known
+    if known.id == submission.job_id:
+        raise Conflict(f"job {known.id!r} exists already, with another body")
+    active = "is still " + (Status.RUNNING.value if known.status is Status.RUNNING else Status.QUEUED.value)
+    raise Conflict(f"experiment {known.experiment_id!r} {active} as job {known.id}, with another body")

@@ -1,0 +1,126 @@
+"""Sends what is due. Deliveries live in the store; here are only ids and times.
+
+While a target refuses, one delivery at a time probes for all that wait for it; its first success makes all of them due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.domain.delivery import BACKOFF_S
+from app.domain.errors import StoreUnavailable
+from app.domain.evaluation import Json
+from app.domain.job import Job
+from app.domain.lifecycle import Pushed
+from app.engine.jobs import Jobs
+from app.ports import Clock, Pusher
+
+# The HTTP client's throughput falls above a handful of requests to one host.
+MAX_AT_ONCE = 4
+MAX_HOLD_S = 600.0
+STORE_PAUSE_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Target:
+    """``refusals`` counts failed tries in a row; until ``held_until`` nothing is sent to a target that refuses."""
+
+    refusals: int = 0
+    held_until: float = 0.0
+    under_way: int = 0
+    due: list[tuple[float, str]] = field(default_factory=list)
+
+    def ready_at(self) -> float | None:
+        """When the next delivery may go, None if nothing waits or enough is under way."""
+        limit = 1 if self.refusals else MAX_AT_ONCE
+        if not self.due or self.under_way >= limit:
+            return None
+        return max(self.due[0][0], self.held_until)
+
+
+class Outbox:
+    def __init__(
+        self, *, pusher: Pusher, clock: Clock, result_of: Callable[[Job], dict[str, Json]], jitter: Callable[[], float]
+    ) -> None:
+        self._pusher = pusher
+        self._clock = clock
+        self._result_of = result_of
+        self._jitter = jitter
+        self._targets: dict[str, _Target] = {}
+        self._wake = asyncio.Event()
+
+    def schedule(self, job_id: str, target: str, at: float) -> None:
+        """The job's delivery is due at ``at``. Saying so twice sends it once: the store knows what is still owed."""
+        heapq.heappush(self._targets.setdefault(target, _Target()).due, (at, job_id))
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(target.due) + target.under_way for target in self._targets.values())
+
+    def refusing(self) -> tuple[str, ...]:
+        """The targets whose last try failed."""
+        return tuple(sorted(name for name, target in self._targets.items() if target.refusals))
+
+    async def run(self, jobs: Jobs) -> None:
+        """For ever: send what is due."""
+        async with asyncio.TaskGroup() as sends:
+            while True:
+                self._wake.clear()
+                for name, target in list(self._targets.items()):
+                    while (at := target.ready_at()) is not None and at <= self._clock.now():
+                        _, job_id = heapq.heappop(target.due)
+                        target.under_way += 1
+                        sends.create_task(self._send(jobs, name, target, job_id))
+                await self._until_next()
+
+    async def _until_next(self) -> None:
+        times = [at for target in self._targets.values() if (at := target.ready_at()) is not None]
+        if not times:
+            await self._wake.wait()
+            return
+        pause = asyncio.create_task(self._clock.sleep(max(0.0, min(times) - self._clock.now())))
+        wake = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({pause, wake}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            wake.cancel()
+
+    async def _send(self, jobs: Jobs, name: str, target: _Target, job_id: str) -> None:
+        try:
+            job = await self._load(jobs, job_id)
+            if job.delivery is None or job.delivery.next_at is None:
+                return
+            answer = await self._pusher.push(name, job.delivery.id, self._result_of(job))
+            now = self._clock.now()
+            if answer.taken or answer.final:
+                self._open(target, now)
+            else:
+                self._hold(target, now)
+            await jobs.apply_surely(job_id, Pushed(at=now, answer=answer, jitter=self._jitter()))
+        finally:
+            target.under_way -= 1
+            self._wake.set()
+
+    async def _load(self, jobs: Jobs, job_id: str) -> Job:
+        while True:
+            try:
+                return await jobs.get(job_id)
+            except StoreUnavailable:
+                await self._clock.sleep(STORE_PAUSE_S)
+
+    def _open(self, target: _Target, now: float) -> None:
+        if target.refusals:
+            target.due = [(min(at, now), job_id) for at, job_id in target.due]
+            heapq.heapify(target.due)
+        target.refusals = 0
+        target.held_until = 0.0
+
+    def _hold(self, target: _Target, now: float) -> None:
+        pause = BACKOFF_S[min(target.refusals, len(BACKOFF_S) - 1)]
+        target.refusals += 1
+        target.held_until = now + min(pause, MAX_HOLD_S)

@@ -1,0 +1,136 @@
+"""SSIM of luma: Gaussian window 11x11 of sigma 1.5, K1 0.01, K2 0.03, population covariance, no downsampling.
+
+Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment: from error visibility to structural
+similarity", IEEE TIP 13(4), 2004. The mean is over the positions at which the window lies wholly inside the frame, as
+in the authors' own program.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from app.evaluator.kernels import kernel
+from app.evaluator.metrics.base import FramePair, Scores
+
+WINDOW = 11
+SIGMA = 1.5
+K1, K2 = 0.01, 0.03
+
+
+def _half_window() -> tuple[np.float32, ...]:
+    """The window's first six weights, from its edge to its middle; the others mirror them."""
+    weights = [math.exp(-((offset / SIGMA) ** 2) / 2) for offset in range(-(WINDOW // 2), WINDOW // 2 + 1)]
+    return tuple(np.float32(weight / math.fsum(weights)) for weight in weights[: WINDOW // 2 + 1])
+
+
+HALF_WINDOW = _half_window()
+
+
+class Ssim:
+    """The metric ``ssim``."""
+
+    def __init__(self, peak: int) -> None:
+        self._peak = peak
+        self._series: list[float] = []
+        self._too_small: str | None = None
+
+    def add(self, pair: FramePair) -> None:
+        source, decoded = pair.yuv[0][0], pair.yuv[1][0]
+        height, width = source.shape
+        if min(height, width) < WINDOW:
+            self._too_small = f"frames of {width}x{height} are smaller than the {WINDOW}x{WINDOW} window"
+            return
+        c1, c2 = np.float32((K1 * self._peak) ** 2), np.float32((K2 * self._peak) ** 2)
+        middle = np.float32((self._peak + 1) // 2)
+        self._series.append(min(1.0, _ssim(source, decoded, HALF_WINDOW, middle, c1, c2)))
+
+    def result(self) -> Scores:
+        if self._too_small:
+            return Scores(missing={"ssim": self._too_small})
+        mean = math.fsum(self._series) / len(self._series)
+        return Scores(metrics={"ssim": mean}, worst_frame={"ssim": min(self._series)})
+
+
+@kernel(fastmath=True)
+def _rows(source, decoded, i, w, middle, product, out):  # type: ignore[no-untyped-def]
+    """Row i of both pictures, filtered along the row: their means, the mean of their squares' sum and of their product.
+
+    ``middle`` is taken off before squaring, without which float32 loses what SSIM is made of.
+    """
+    width = source.shape[1]
+    for j in range(width):
+        a = np.float32(source[i, j]) - middle
+        b = np.float32(decoded[i, j]) - middle
+        product[0, j] = a
+        product[1, j] = b
+        product[2, j] = a * a + b * b
+        product[3, j] = a * b
+    for k in range(4):
+        p = product[k]
+        for j in range(width - 10):
+            out[k, j] = (
+                w[0] * (p[j] + p[j + 10])
+                + w[1] * (p[j + 1] + p[j + 9])
+                + w[2] * (p[j + 2] + p[j + 8])
+                + w[3] * (p[j + 3] + p[j + 7])
+                + w[4] * (p[j + 4] + p[j + 6])
+                + w[5] * p[j + 5]
+            )
+
+
+@kernel(fastmath=True)
+def _columns(r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, w, out):  # type: ignore[no-untyped-def]
+    for j in range(out.shape[0]):
+        out[j] = (
+            w[0] * (r0[j] + r10[j])
+            + w[1] * (r1[j] + r9[j])
+            + w[2] * (r2[j] + r8[j])
+            + w[3] * (r3[j] + r7[j])
+            + w[4] * (r4[j] + r6[j])
+            + w[5] * r5[j]
+        )
+
+
+@kernel(fastmath=True)
+def _ssim(source, decoded, w, middle, c1, c2):  # type: ignore[no-untyped-def]
+    height, width = source.shape
+    valid = width - 10
+    product = np.empty((4, width), np.float32)
+    ring = np.empty((11, 4, valid), np.float32)
+    mean = np.empty((4, valid), np.float32)
+    values = np.empty(valid, np.float32)
+    two = np.float32(2)
+    total = 0.0
+    for i in range(height):
+        _rows(source, decoded, i, w, middle, product, ring[i % 11])
+        if i < 10:
+            continue
+        for k in range(4):
+            _columns(
+                ring[(i + 1) % 11, k],
+                ring[(i + 2) % 11, k],
+                ring[(i + 3) % 11, k],
+                ring[(i + 4) % 11, k],
+                ring[(i + 5) % 11, k],
+                ring[(i + 6) % 11, k],
+                ring[(i + 7) % 11, k],
+                ring[(i + 8) % 11, k],
+                ring[(i + 9) % 11, k],
+                ring[(i + 10) % 11, k],
+                ring[i % 11, k],
+                w,
+                mean[k],
+            )
+        for j in range(valid):
+            ma, mb = mean[0, j], mean[1, j]
+            squares = mean[2, j] - ma * ma - mb * mb
+            covariance = mean[3, j] - ma * mb
+            la, lb = ma + middle, mb + middle
+            values[j] = ((two * la * lb + c1) * (two * covariance + c2)) / ((la * la + lb * lb + c1) * (squares + c2))
+        row = 0.0
+        for j in range(valid):
+            row += values[j]
+        total += row
+    return total / ((height - 10) * valid)

@@ -1,0 +1,195 @@
+"""The composition root: which parts the service is made of, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+
+from app.adapters.blobs.local import LocalBlobs
+from app.adapters.clock import SystemClock
+from app.adapters.executors.local import LocalExecutor
+from app.adapters.inspector import ProcessInspector
+from app.adapters.push import HttpPusher
+from app.adapters.stores.dynamo_lease import DynamoLease
+from app.adapters.stores.dynamodb import DynamoStore
+from app.adapters.stores.lease import FileLease, FileLock
+from app.adapters.stores.sqlite import SqliteStore
+from app.domain.lanes import Device
+from app.domain.result import result_of
+from app.engine.board import Board
+from app.engine.feed import Feed
+from app.engine.ids import Ids
+from app.engine.intake import Intake
+from app.engine.jobs import Jobs, Targets
+from app.engine.outbox import Outbox
+from app.engine.service import Service
+from app.evaluator.clips.catalogue import SuiteCatalogue
+from app.evaluator.metrics import METRICS
+from app.ports import Clock, Holder, Lease
+from app.routers import errors, experiment, health, jobs, lanes, results
+from app.routers.api import Api
+from app.routers.door import AddressCheck, BodyLimit
+from app.settings import LOOPBACK_HOSTS, Settings, cores
+
+VERSION = "0.1.0"
+WEB = Path(__file__).parent / "web"
+SWAGGER = "/static/vendor/swagger-ui"
+DESCRIPTION = """Runs experiments with neural video codecs: each encode and each decode in a process of its own, every
+number measured by the service."""
+
+
+def _die(error: BaseException) -> None:
+    """Without a server that can be asked to stop, a service that cannot go on ends its process."""
+    os.kill(os.getpid(), 15)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    on_fatal: Callable[[BaseException], None] = _die,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """The service as an ASGI application; everything starts with its lifespan and ends with it."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.api = await _start(settings, stack, clock or SystemClock(), on_fatal)
+            yield
+
+    app = FastAPI(
+        title="Bitlane", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    for router in (jobs.router, lanes.router, health.router, experiment.router, results.router):
+        app.include_router(router)
+    errors.install(app)
+    _add_pages(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if settings.on_loopback:
+        app.add_middleware(AddressCheck, hosts=frozenset({*LOOPBACK_HOSTS, *settings.allowed_hosts}))
+    return app
+
+
+def _add_pages(app: FastAPI) -> None:
+    app.mount("/static", StaticFiles(directory=WEB), name="static")
+
+    @app.get("/", include_in_schema=False)
+    async def front() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Bitlane",
+            swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SWAGGER}/swagger-ui.css",
+            swagger_favicon_url=f"{SWAGGER}/favicon-32x32.png",
+        )
+
+
+async def _start(
+    settings: Settings, stack: AsyncExitStack, clock: Clock, on_fatal: Callable[[BaseException], None]
+) -> Api:
+    data = settings.data.absolute()
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    blobs = LocalBlobs(data / "blobs")
+    await blobs.open()
+    store, lease = await _open_store(settings, stack, blobs, data, clock)
+    catalogue = SuiteCatalogue(data)
+    inspector = await stack.enter_async_context(ProcessInspector())
+    targets = settings.push_targets
+    pusher = HttpPusher(targets, secret=settings.secret, clock=clock, user_agent=f"bitlane/{VERSION}")
+    stack.push_async_callback(pusher.close)
+    board = Board(lanes=settings.lane_list)
+    feed = Feed()
+    own_url = settings.own_url
+    outbox = Outbox(
+        pusher=pusher,
+        clock=clock,
+        result_of=lambda job: result_of(
+            job, worker_id=settings.worker_id, report_url=f"{own_url}/jobs/{job.id}/report"
+        ),
+        jitter=random.random,
+    )
+    jobs_ = Jobs(
+        store=store,
+        blobs=blobs,
+        intake=Intake(inspector=inspector, catalogue=catalogue, lanes=settings.lane_list, metrics=frozenset(METRICS)),
+        board=board,
+        feed=feed,
+        clock=clock,
+        ids=Ids(secrets.token_bytes),
+        targets=Targets(names=frozenset(targets)),
+        max_queued=settings.max_queued,
+        schedule_delivery=outbox.schedule,
+    )
+    service = Service(
+        store=store,
+        blobs=blobs,
+        lease=lease,
+        holder=Holder(worker_id=settings.worker_id, host=socket.gethostname(), data=str(data), pid=os.getpid()),
+        executors=_executors(settings, data),
+        jobs=jobs_,
+        board=board,
+        outbox=outbox,
+        feed=feed,
+        clock=clock,
+        lease_s=settings.lease_s,
+        on_epoch=lambda epoch: setattr(store, "epoch", epoch),
+        on_fatal=on_fatal,
+    )
+    await stack.enter_async_context(service.running())
+    return Api(
+        jobs=jobs_,
+        board=board,
+        service=service,
+        inbox=store,
+        catalogue=catalogue,
+        clock=clock,
+        worker_id=settings.worker_id,
+        own_url=own_url,
+        targets=targets,
+        default_limits=settings.default_limits,
+        largest_limits=settings.largest_limits,
+        push_secret=settings.secret,
+        legacy_networks=tuple(settings.legacy_networks),
+    )
+
+
+async def _open_store(
+    settings: Settings, stack: AsyncExitStack, blobs: LocalBlobs, data: Path, clock: Clock
+) -> tuple[SqliteStore | DynamoStore, Lease]:
+    if settings.store == "sqlite":
+        store = await stack.enter_async_context(SqliteStore(data))
+        return store, FileLease(data, clock)
+    dynamo = await stack.enter_async_context(
+        DynamoStore(
+            table=settings.dynamodb_table,
+            endpoint=settings.dynamodb_endpoint,
+            region=settings.dynamodb_region,
+            blobs=blobs,
+            create=settings.dynamodb_create,
+        )
+    )
+    return dynamo, DynamoLease(dynamo.table, FileLock(data), clock, lease_s=settings.lease_s)
+
+
+def _executors(settings: Settings, data: Path) -> dict[str, list[LocalExecutor]]:
+    cpu_slots = sum(lane.slots for lane in settings.lane_list if lane.kind is Device.CPU)
+    threads = max(1, cores() // max(1, cpu_slots))
+    return {
+        lane.name: [LocalExecutor(lane=lane, slot=slot, data_dir=data, threads=threads) for slot in range(lane.slots)]
+        for lane in settings.lane_list
+    }

@@ -1,0 +1,138 @@
+"""Every error as ``application/problem+json`` (RFC 9457). One table maps the domain's errors to HTTP."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.domain.errors import (
+    AlreadyEnded,
+    BitlaneError,
+    Conflict,
+    Draining,
+    FieldError,
+    InvalidSpec,
+    NotFound,
+    QueueFull,
+    StoreUnavailable,
+)
+
+RETRY_AFTER_S = 5.0
+
+# error: (status, error_type, retryable)
+TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
+    InvalidSpec: (422, "invalid_spec", False),
+    NotFound: (404, "not_found", False),
+    Conflict: (409, "conflict", False),
+    AlreadyEnded: (409, "already_ended", False),
+    QueueFull: (429, "queue_full", True),
+    Draining: (503, "draining", True),
+    StoreUnavailable: (503, "dependency_unavailable", True),
+}
+_TYPES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    error_type: str | None = None,
+    retryable: bool = False,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "error_type": error_type or _TYPES.get(status, "error"),
+        "retryable": retryable,
+        **more,
+    }
+    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+
+
+def of_error(error: BitlaneError) -> JSONResponse:
+    """The problem for one of our own errors."""
+    status, error_type, retryable = TABLE.get(type(error), (500, "internal_error", False))
+    headers: dict[str, str] = {}
+    more: dict[str, Any] = {}
+    if isinstance(error, InvalidSpec):
+        more["errors"] = [_without_none(asdict(field)) for field in error.errors]
+    if isinstance(error, AlreadyEnded):
+        more["state"] = error.state
+    if retryable:
+        pause = error.retry_after_s if isinstance(error, QueueFull) else RETRY_AFTER_S
+        headers["retry-after"] = str(math.ceil(pause))
+    return problem(status, str(error), error_type=error_type, retryable=retryable, headers=headers, **more)
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def invalid_spec(error: RequestValidationError) -> InvalidSpec:
+    """Our own error for one that the framework or pydantic raised: fields by their path, without the body's text."""
+    found = []
+    for item in error.errors():
+        where = (
+            item["loc"][1:] if item["loc"] and item["loc"][0] in ("body", "query", "path", "header") else item["loc"]
+        )
+        if item["type"] == "json_invalid":
+            found.append(FieldError(field="body", message=f"not JSON: {item.get('ctx', {}).get('error', 'malformed')}"))
+        else:
+            message = str(item["msg"]).removeprefix("Value error, ")
+            field = ".".join(str(part) for part in where) or "body"
+            if item["type"] == "extra_forbidden":
+                message = "unknown field"
+            found.append(FieldError(field=field, message=message))
+    return InvalidSpec(found)
+
+
+async def _on_bitlane_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BitlaneError)
+    return of_error(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    if request.method in ("POST", "PUT") and not _is_json(request):
+        about_body = any(item["loc"][:1] == ("body",) for item in error.errors())
+        if about_body and request.headers.get("content-length", "0") != "0":
+            return problem(415, "the body must be JSON, with content-type application/json")
+    return of_error(invalid_spec(error))
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    return problem(500, "something of ours broke; the service's log says what", error_type="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(BitlaneError, _on_bitlane_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)

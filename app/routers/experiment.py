@@ -1,0 +1,218 @@
+"""The routes of the system that Bitlane replaces, in that system's words."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.domain.errors import Conflict, Draining, InvalidSpec, QueueFull, StoreUnavailable
+from app.domain.job import Job, Status
+from app.domain.lanes import Device
+from app.domain.result import result_of
+from app.engine.intake import Submission
+from app.ports import JobFilter
+from app.routers.api import Api, TheApi
+from app.routers.errors import TABLE
+from app.routers.health import store_trouble
+from app.routers.models import CODE_NAMES, MAX_CODE_BYTES, ExperimentId, Name, check_params, digest, given_code_names
+from app.routers.view import queue_position
+
+PASSED_ON = ("hypothesis", "compression_strategy", "expected_bitrate_mbps", "timestamp")
+LISTED = 1000
+
+router = APIRouter(tags=["legacy"])
+_experiment_id = TypeAdapter(ExperimentId)
+_device = TypeAdapter(Name)
+
+
+class ExperimentIn(BaseModel):
+    """The body of ``POST /experiment``; other fields are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    experiment_id: str
+    encoding_agent_code: str = Field(description="Or `encoding_code`.")
+    decoding_agent_code: str = Field(description="Or `decoding_code`.")
+    hypothesis: Any = None
+    compression_strategy: Any = None
+    expected_bitrate_mbps: Any = None
+    timestamp: Any = None
+    config: dict[str, Any] | None = Field(None, description="The parameters of the one rate point.")
+    device: str = "auto"
+
+
+def _error(status: int, message: str, **headers: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status, headers={name.replace("_", "-"): v for name, v in headers.items()})
+
+
+def _in_old_words(
+    route: Callable[..., Awaitable[JSONResponse]],
+) -> Callable[..., Awaitable[JSONResponse]]:
+    """Errors as ``{"error": ...}``: 400 for whatever is wrong with the body, the native status for all else."""
+
+    @wraps(route)
+    async def answered(*args: Any, **kwargs: Any) -> JSONResponse:
+        try:
+            return await route(*args, **kwargs)
+        except InvalidSpec as error:
+            return _error(400, str(error))
+        except (Conflict, QueueFull, Draining, StoreUnavailable) as error:
+            status, _, retryable = TABLE[type(error)]
+            return _error(status, str(error), **({"retry_after": "5"} if retryable else {}))
+
+    return answered
+
+
+@router.post(
+    "/experiment",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}}}
+    },
+)
+@_in_old_words
+async def experiment(request: Request, api: TheApi) -> JSONResponse:
+    """Queue an experiment; always 202, never 503 because another one runs."""
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        return _error(400, "the body is not JSON")
+    if not isinstance(body, dict):
+        return _error(400, "the body is not a JSON object")
+    submission = _submission(body, api)
+    if isinstance(submission, str):
+        return _error(400, submission)
+    job = await api.jobs.submit(submission)
+    position = queue_position(job, api.board)
+    return JSONResponse(
+        {
+            "status": "accepted",
+            "state": job.status.value,
+            "job_id": job.id,
+            "experiment_id": job.experiment_id,
+            "worker_id": api.worker_id,
+            "queue_position": position,
+            "message": f"experiment {job.experiment_id} is accepted as job {job.id}",
+        },
+        202,
+        headers={"location": f"/jobs/{job.id}"},
+    )
+
+
+def _submission(body: dict[str, Any], api: Api) -> Submission | str:
+    """The submission, or the sentence that says what is wrong with the body."""
+    try:
+        experiment_id = _experiment_id.validate_python(body.get("experiment_id"))
+    except ValidationError:
+        return "experiment_id is missing, or not a text of 1 to 200 characters"
+    names = given_code_names(body)
+    code: dict[str, str] = {}
+    for native in CODE_NAMES:
+        source = body.get(names[native])
+        if not isinstance(source, str) or not source.strip():
+            return f"{names[native] if names[native] != native else CODE_NAMES[native][1]} is missing or empty"
+        try:
+            size = len(source.encode())
+        except UnicodeEncodeError:
+            return f"{names[native]} is not valid Unicode"
+        if size > MAX_CODE_BYTES:
+            return f"{names[native]} has {size} bytes, over the limit of {MAX_CODE_BYTES}"
+        code[native] = source
+    config = body.get("config")
+    if config is None:
+        config = {}
+    try:
+        device = _device.validate_python(body.get("device") or "auto")
+    except ValidationError:
+        return "device is not a lane's name or a device"
+    passed_on = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
+    try:
+        if not isinstance(config, dict):
+            raise ValueError("it is not an object")
+        check_params(config)
+        check_params(passed_on)
+    except ValueError as error:
+        return f"config: {error}"
+    return Submission(
+        encoder=code["encoder"],
+        decoder=code["decoder"],
+        body_sha256=digest({"experiment_id": experiment_id, **code, "config": config, "device": device}),
+        experiment_id=experiment_id,
+        device=device,
+        rate_points=(config,),
+        limits=api.default_limits,
+        legacy=passed_on,
+        field_names=names,
+    )
+
+
+def _about(api: Api) -> dict[str, Any]:
+    devices = {state.lane.device for state in api.board.states.values() if state.lane.kind is Device.CUDA}
+    return {
+        "worker_id": api.worker_id,
+        "device": "cuda" if devices else "cpu",
+        "gpu_count": len(devices),
+        "jobs_processed": sum(state.processed for state in api.board.states.values()),
+        "timestamp": int(api.clock.now()),
+    }
+
+
+@router.get("/status")
+async def status(api: TheApi) -> dict[str, Any]:
+    """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
+    return {**_about(api), "is_processing": api.jobs.refuses, "queue_length": api.board.queued}
+
+
+@router.get("/health")
+async def health(api: TheApi) -> JSONResponse:
+    trouble = await store_trouble(api) or api.jobs.closed
+    if trouble is not None:
+        return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503)
+    return JSONResponse({"status": "healthy", **_about(api)})
+
+
+def _result(api: Api, job: Job) -> dict[str, Any]:
+    return dict(result_of(job, worker_id=api.worker_id, report_url=api.report_url(job.id)))
+
+
+@router.get("/experiment/{experiment_id:path}/status")
+async def experiment_status(api: TheApi, experiment_id: str) -> JSONResponse:
+    """The result once there is one; a result of our own goes before one that was pushed to us."""
+    try:
+        _experiment_id.validate_python(experiment_id)
+    except ValidationError:
+        return JSONResponse({"status": "not_found", "experiment_id": experiment_id}, 404)
+    job = await api.jobs.newest(experiment_id)
+    if job is not None:
+        if job.status.terminal:
+            return JSONResponse(_result(api, job))
+        state = "queued" if job.status is Status.QUEUED else "processing"
+        return JSONResponse({"status": state, "experiment_id": experiment_id, "job_id": job.id})
+    received = await api.inbox.received(experiment_id)
+    if received is not None:
+        return JSONResponse(received.payload)
+    return JSONResponse({"status": "not_found", "experiment_id": experiment_id}, 404)
+
+
+@router.get("/experiments")
+async def experiments(api: TheApi) -> dict[str, Any]:
+    """Ids of experiments, newest first, at most 1000 of each state."""
+    active = [*await _ids(api, Status.RUNNING), *await _ids(api, Status.QUEUED)]
+    ended = [job_id for state in Status if state.terminal for job_id in await _ids(api, state)]
+    ended += await api.inbox.experiments(limit=LISTED)
+    running = set(active)
+    return {
+        "active_experiments": list(dict.fromkeys(active)),
+        "completed_experiments": [name for name in dict.fromkeys(ended) if name not in running],
+        "timestamp": int(api.clock.now()),
+    }
+
+
+async def _ids(api: Api, state: Status) -> list[str]:
+    page = await api.jobs.page(JobFilter(state=state), limit=LISTED, cursor=None)
+    return [job.experiment_id for job in page.jobs]

@@ -1,0 +1,77 @@
+"""Receives what other workers push."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from ipaddress import ip_address
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain.errors import StoreUnavailable
+from app.domain.signing import verify
+from app.ports import Received
+from app.routers.api import Api, TheApi
+from app.routers.models import ExperimentId, check_json
+
+MAX_ID_LENGTH = 200
+
+router = APIRouter(tags=["legacy"])
+_experiment_id = TypeAdapter(ExperimentId)
+
+
+@router.post("/experiment_result")
+async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
+    """200 only after the result is durable. The same ``webhook-id`` again is the same result."""
+    body = await request.body()
+    refused = _refusal(request, api, body)
+    if refused is not None:
+        return JSONResponse({"error": refused}, 401)
+    try:
+        payload = json.loads(body)
+        experiment_id = _experiment_id.validate_python(payload["experiment_id"])
+        _check(payload)
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        reason = "experiment_id is not a text of 1 to 200 characters" if isinstance(error, ValidationError) else error
+        return JSONResponse({"error": f"not a result: {reason}"}, 400)
+    webhook_id = request.headers.get("webhook-id") or f"body-{hashlib.sha256(body).hexdigest()}"
+    if len(webhook_id) > MAX_ID_LENGTH:
+        return JSONResponse({"error": f"webhook-id is longer than {MAX_ID_LENGTH} characters"}, 400)
+    received = Received(
+        webhook_id=webhook_id, experiment_id=experiment_id, received_at=api.clock.now(), payload=payload
+    )
+    try:
+        new = await api.inbox.receive(received)
+    except StoreUnavailable as error:
+        return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "5"})
+    return JSONResponse({"status": "received", "experiment_id": experiment_id, "repeated": not new})
+
+
+def _check(payload: Any) -> None:
+    if not isinstance(payload, dict):
+        raise ValueError("it is not a JSON object")
+    check_json(payload)
+
+
+def _refusal(request: Request, api: Api, body: bytes) -> str | None:
+    """Why the push is not taken, None if it is."""
+    headers = request.headers
+    if api.push_secret is not None:
+        return verify(
+            api.push_secret,
+            webhook_id=headers.get("webhook-id", ""),
+            timestamp=headers.get("webhook-timestamp", ""),
+            signatures=headers.get("webhook-signature", ""),
+            body=body,
+            now=api.clock.now(),
+        )
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return "pushes without a signature are taken from known networks only"
+    if any(address in network for network in api.legacy_networks):
+        return None
+    return f"pushes without a signature are not taken from {address}"

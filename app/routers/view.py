@@ -1,0 +1,69 @@
+"""A job as its resource shows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from app.domain.job import Job, Status
+from app.engine.board import Board
+from app.routers.models import rfc3339
+
+
+def job_view(job: Job, board: Board) -> dict[str, Any]:
+    newest = job.attempts[-1] if job.attempts else None
+    running = board.running.get(job.id) if job.status is Status.RUNNING else None
+    progress = running.progress if running is not None else None
+    fault = job.fault
+    return {
+        "id": job.id,
+        "experiment_id": job.experiment_id,
+        "state": job.status.value,
+        "cancel_requested": job.cancel_requested,
+        "lane": newest.lane if newest else None,
+        "device": newest.device if newest else None,
+        "device_name": newest.device_name if newest else None,
+        "contract": job.spec.contract,
+        "suite": job.spec.suite,
+        "clips": list(job.spec.clips),
+        "priority": job.spec.priority,
+        "labels": job.spec.labels,
+        "queue_position": queue_position(job, board),
+        "attempt": job.attempt,
+        "created_at": rfc3339(job.created_at),
+        "started_at": rfc3339(job.started_at),
+        "finished_at": rfc3339(job.finished_at),
+        "progress": asdict(progress) if progress else None,
+        "fault": fault.blame.value if fault else None,
+        "error_type": fault.error_type.value if fault else None,
+        "error": {name: value for name, value in asdict(fault).items() if name != "error_type"} if fault else None,
+        "delivery": delivery_view(job),
+        "report": asdict(job.report) if job.report else None,
+        "links": {
+            "self": f"/jobs/{job.id}",
+            "report": f"/jobs/{job.id}/report",
+            "cancel": f"/jobs/{job.id}/cancel",
+            "redeliver": f"/jobs/{job.id}/redeliver",
+        },
+    }
+
+
+def queue_position(job: Job, board: Board) -> int | None:
+    """0 is next; a job that was picked and is being claimed is next too."""
+    if job.status is not Status.QUEUED:
+        return None
+    return board.waiting.position(job.id) or 0
+
+
+def delivery_view(job: Job) -> dict[str, Any] | None:
+    delivery = job.delivery
+    if delivery is None:
+        return None
+    return {
+        "state": delivery.state.value,
+        "target": delivery.target,
+        "attempts": delivery.attempts,
+        "next_at": rfc3339(delivery.next_at),
+        "delivered_at": rfc3339(delivery.delivered_at),
+        "last_error": delivery.last_error,
+    }

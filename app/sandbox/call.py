@@ -1,0 +1,315 @@
+"""One call in one jail, seen from the supervisor: phases, clock, watchdogs, and the reading of how it ended.
+
+Nothing that a jail sends is believed: each phase has one bounded answer, anything else is the submission's fault, and
+the output is read only after the process and all that it started are dead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from app.sandbox import faults, wire
+from app.sandbox.contracts.base import Geometry
+from app.sandbox.faults import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
+from app.sandbox.logs import LogTail
+from app.sandbox.watch import Watch
+
+TICK_S = 0.05
+_EOF_GRACE_S = 0.5
+
+
+class SandboxLost(Exception):
+    """The machinery broke: the zygote died, or a jail could not be made. Not the submission's fault."""
+
+
+class JailFault(Exception):
+    """The submission failed. ``limit`` and ``used`` are in seconds or bytes."""
+
+    def __init__(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        phase: str,
+        traceback: str | None = None,
+        limit: float | None = None,
+        used: float | None = None,
+        log_tail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.message = message
+        self.phase = phase
+        self.traceback = traceback
+        self.limit = limit
+        self.used = used
+        self.log_tail = log_tail
+
+
+class Interrupt(Protocol):
+    """Something to listen to during a call: when ``fileno`` is readable, ``check`` is called and may raise."""
+
+    def fileno(self) -> int: ...
+
+    def check(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One encode (``input_fd`` holds the frames) or decode (``input_fd`` holds the bitstream, without any header).
+
+    ``input_fd`` is a sealed memfd of ``input_bytes`` bytes that stays the caller's. ``wall_s`` bounds load, setup and
+    call together. ``device_memory_share`` is the part of a CUDA device that torch may allocate.
+    """
+
+    side: str
+    contract: str
+    code: str
+    geometry: Geometry
+    input_fd: int
+    input_bytes: int
+    wall_s: float
+    memory_bytes: int
+    output_bytes: int
+    scratch_bytes: int
+    log_bytes: int
+    params: dict[str, Any] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    device_memory_share: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exited:
+    """How a child ended: ``status`` as from waitpid; ``survivors`` processes could not be killed."""
+
+    status: int
+    max_rss_bytes: int
+    survivors: int
+
+
+class Call:
+    """The supervisor's end of one jail. ``end`` must be called whatever happened; it leaves nothing running."""
+
+    def __init__(
+        self,
+        *,
+        channel: socket.socket,
+        pidfd: int,
+        logs: Sequence[int],
+        zygote: socket.socket,
+        await_exit: Callable[[], Exited],
+        watch: Watch,
+        interrupt: Interrupt | None,
+        wall_s: float,
+        log_bytes: int,
+    ) -> None:
+        self.phase = "fork"
+        self.tail = LogTail(log_bytes)
+        self._channel = channel
+        self._pidfd = pidfd
+        self._logs = list(logs)
+        self._await_exit = await_exit
+        self._exited: Exited | None = None
+        self.watch = watch
+        self._interrupt = interrupt
+        self._zygote_fd = zygote.fileno()
+        self._wall_s = wall_s
+        self._deadline = time.perf_counter() + wall_s
+        self._next_tick = 0.0
+        self._poller = select.poll()
+        for fd in (channel.fileno(), pidfd, self._zygote_fd, *self._logs):
+            self._poller.register(fd, select.POLLIN)
+        if interrupt is not None:
+            self._poller.register(interrupt.fileno(), select.POLLIN)
+
+    def ask(self, phase: str, message: dict[str, Any], descriptors: Sequence[int], answer: str) -> tuple[Any, float]:
+        """Send one message and wait for its one answer; the answer and the seconds between.
+
+        Raises ``JailFault``, ``SandboxLost``, or what the interrupt raises.
+        """
+        self.phase = phase
+        if select.select([self._channel], [], [], 0)[0]:
+            self._unasked()
+        start = time.perf_counter()
+        try:
+            wire.send(self._channel, message, descriptors)
+        except wire.Closed:
+            self._gone()
+        except wire.WireError as error:
+            self._fault("contract_violation", f"the params are too large: {error}")
+        reply = self._reply()
+        took = time.perf_counter() - start
+        if reply.get("op") == "broken":
+            raise SandboxLost(f"a jail could not be made: {wire.text(reply, 'message', MAX_MESSAGE_CHARS)}")
+        if reply.get("op") == "failed":
+            self._reported(reply)
+        if reply.get("op") != answer:
+            self._fault(
+                "contract_violation", "the process broke the protocol of the jail: an answer to another question"
+            )
+        return reply, took
+
+    def _unasked(self) -> NoReturn:
+        reply = self._receive()
+        if reply.get("op") == "broken":
+            raise SandboxLost(f"a jail could not be made: {wire.text(reply, 'message', MAX_MESSAGE_CHARS)}")
+        self._fault("contract_violation", "the process broke the protocol of the jail: a message that nobody asked for")
+
+    def _reply(self) -> dict[str, Any]:
+        while True:
+            ready = self._wait(self._deadline)
+            if self._channel.fileno() in ready:
+                return self._receive()
+            if self._pidfd in ready:
+                self._gone()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            return wire.receive(self._channel)[0]
+        except wire.Closed:
+            self._gone()
+        except wire.WireError as error:
+            self._fault("contract_violation", f"the process broke the protocol of the jail: {error}")
+
+    def _wait(self, deadline: float) -> set[int]:
+        """What of channel and pidfd is readable. Drains logs, watches memory and listens to the interrupt meanwhile."""
+        while True:
+            now = time.perf_counter()
+            if now >= self._next_tick:
+                self._tick()
+                self._next_tick = time.perf_counter() + TICK_S
+            if now >= deadline:
+                self._too_long()
+            pause_s = max(0.0, min(deadline, self._next_tick) - time.perf_counter())
+            ready = {fd for fd, _ in self._poller.poll(math.ceil(pause_s * 1000))}
+            self._drain(ready)
+            if self._interrupt is not None and self._interrupt.fileno() in ready:
+                self._interrupt.check()
+            if ready & {self._channel.fileno(), self._pidfd}:
+                return ready
+            if self._zygote_fd in ready:
+                # The child's end is reported here; without one the zygote is gone.
+                self._gone()
+
+    def _drain(self, ready: set[int]) -> None:
+        for fd in [fd for fd in self._logs if fd in ready]:
+            if not self.tail.drain(fd):
+                self._poller.unregister(fd)
+                self._logs.remove(fd)
+                os.close(fd)
+
+    def _tick(self) -> None:
+        breach = self.watch.look()
+        if breach is not None:
+            self._fault(breach.error_type, breach.message, limit=breach.limit, used=breach.used)
+
+    def _too_long(self) -> NoReturn:
+        message = f"{self.phase} was still running after the limit of {self._wall_s:g} s"
+        used = self._wall_s + max(0.0, time.perf_counter() - self._deadline)
+        self._fault("wall_time_limit", message, limit=self._wall_s, used=used)
+
+    def _reported(self, reply: dict[str, Any]) -> NoReturn:
+        """The jail's own account of an exception: everything in it is checked before it is passed on."""
+        kind = reply.get("error_type")
+        try:
+            message = wire.text(reply, "message", MAX_MESSAGE_CHARS) or "no message"
+            trace = wire.text(reply, "traceback", MAX_TRACEBACK_CHARS + 100)
+        except wire.WireError as error:
+            self._fault("contract_violation", f"the process broke the protocol of the jail: {error}")
+        if kind not in faults.REPORTABLE:
+            self._fault("contract_violation", "the process broke the protocol of the jail: an unknown kind of failure")
+        limit, used = (_number(reply.get(key)) for key in ("limit", "used"))
+        if kind == "memory_limit":
+            limit, used = self.watch.memory_bytes, self.watch.used_bytes()
+        if kind == "disk_limit":
+            limit = self.watch.scratch_bytes
+        self._fault(kind, message, traceback=trace, limit=limit, used=used)
+
+    def _gone(self) -> NoReturn:
+        """The channel is closed or the process dead: say why, once it is known."""
+        if not select.select([self._pidfd], [], [], _EOF_GRACE_S)[0]:
+            self._fault("contract_violation", "the process closed its channel to the service")
+        status = self.end().status
+        if self.phase == "fork":
+            raise SandboxLost(f"a jail ended before it was used (wait status {status})")
+        if os.WIFSIGNALED(status):
+            self._signalled(os.WTERMSIG(status))
+        code = os.waitstatus_to_exitcode(status)
+        if faults.looks_out_of_memory(self.tail.text()):
+            self._out_of_memory(f"the process ended with exit status {code} for want of memory")
+        self._fault("contract_violation", f"the process ended by itself (exit status {code}) before it had a result")
+
+    def _signalled(self, number: int) -> NoReturn:
+        name = signal.Signals(number).name
+        log = self.tail.text()
+        if number == signal.SIGXCPU:
+            self._fault("cpu_time_limit", "the process used more CPU time than the wall clock allows")
+        if "Fatal Python error: Aborted" in log:
+            # The kernel shields the first process of a PID namespace from its own signals: abort() ends in SIGSEGV.
+            name = "SIGABRT"
+        if faults.looks_out_of_memory(log) or (number == signal.SIGKILL and self.watch.near_limit()):
+            self._out_of_memory(f"the process was ended by {name} for want of memory")
+        self._fault("signalled", f"the process was ended by {name}")
+
+    def _out_of_memory(self, message: str) -> NoReturn:
+        self._fault("memory_limit", message, limit=self.watch.memory_bytes, used=self.watch.used_bytes())
+
+    def _fault(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        traceback: str | None = None,
+        limit: float | None = None,
+        used: float | None = None,
+    ) -> NoReturn:
+        self.end()
+        raise JailFault(
+            error_type,
+            message,
+            phase=self.phase,
+            traceback=traceback,
+            limit=limit,
+            used=used,
+            log_tail=self.tail.text() or None,
+        )
+
+    def end(self) -> Exited:
+        """Kill what runs, wait until it is dead, take the last of the log and close everything. Safe to call again."""
+        if self._exited is not None:
+            return self._exited
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        try:
+            self._exited = self._await_exit()
+        finally:
+            for fd in self._logs:
+                self.tail.drain_all(fd)
+            self.close()
+        if self._exited.survivors:
+            raise SandboxLost(f"{self._exited.survivors} processes of a jail could not be killed")
+        return self._exited
+
+    def close(self) -> None:
+        for fd in self._logs:
+            os.close(fd)
+        self._logs.clear()
+        self._channel.close()
+        os.close(self._pidfd)
+
+
+def _number(value: Any) -> float | None:
+    if type(value) in (int, float) and 0 <= value < 2**63:
+        return float(value)
+    return None

@@ -1,0 +1,112 @@
+"""What went wrong in a jail, in words: the kind of the fault and the submission's own part of the traceback."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from typing import Any
+
+MAX_MESSAGE_CHARS = 2000
+MAX_TRACEBACK_CHARS = 12_000
+SOURCES = {"encode": "encoder.py", "decode": "decoder.py"}
+
+# What a jail may say about itself; what it cannot know (signals, the wall clock) only the supervisor says.
+REPORTABLE = frozenset(
+    {
+        "exception",
+        "invalid_output",
+        "contract_violation",
+        "memory_limit",
+        "gpu_memory_limit",
+        "output_limit",
+        "disk_limit",
+        "process_limit",
+    }
+)
+
+_BY_ERRNO = {
+    errno.ENOMEM: "memory_limit",
+    errno.ENOSPC: "disk_limit",
+    errno.EFBIG: "disk_limit",
+    errno.EDQUOT: "disk_limit",
+}
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "std::bad_alloc",
+)
+
+
+class ContractError(Exception):
+    """The submission did not keep its contract. ``kind`` is an error type."""
+
+    def __init__(self, kind: str, message: str, *, limit: float | None = None, used: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.limit = limit
+        self.used = used
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """A ``failed`` message for an exception. Never raises, whatever the exception's own methods do."""
+    try:
+        if isinstance(error, ContractError):
+            cause = error.__cause__
+            return {
+                "error_type": error.kind,
+                "message": str(error)[:MAX_MESSAGE_CHARS],
+                "traceback": None if cause is None else own_traceback(cause),
+                "limit": error.limit,
+                "used": error.used,
+            }
+        return {"error_type": kind_of(error), "message": summary(error), "traceback": own_traceback(error)}
+    except BaseException:  # noqa: BLE001 - the submission's exception may be built to fail here
+        kind = "memory_limit" if isinstance(error, MemoryError) else "exception"
+        return {"error_type": kind, "message": "an exception that could not be described", "traceback": None}
+
+
+def kind_of(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "memory_limit"
+    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+        return _BY_ERRNO[error.errno]
+    if isinstance(error, BlockingIOError):
+        return "process_limit"
+    if isinstance(error, RuntimeError):
+        if type(error).__name__ == "OutOfMemoryError":
+            return "gpu_memory_limit"
+        if looks_out_of_memory(str(error)):
+            return "memory_limit"
+    return "exception"
+
+
+def looks_out_of_memory(text: str) -> bool:
+    return any(phrase in text for phrase in _OUT_OF_MEMORY)
+
+
+def summary(error: BaseException) -> str:
+    """One line: the exception's type and text."""
+    if isinstance(error, SystemExit):
+        return f"SystemExit: the code called sys.exit({error.code!r})"[:MAX_MESSAGE_CHARS]
+    lines = list(traceback.TracebackException.from_exception(error).format_exception_only())
+    return (lines[-1] if lines else type(error).__name__).strip()[:MAX_MESSAGE_CHARS]
+
+
+def own_traceback(error: BaseException) -> str:
+    """The traceback with the frames of ``encoder.py`` and ``decoder.py`` alone; the end of it where it is long."""
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    _confine(told, seen=set())
+    text = "".join(told.format())
+    return text if len(text) <= MAX_TRACEBACK_CHARS else "...\n" + text[-MAX_TRACEBACK_CHARS:]
+
+
+def _confine(told: traceback.TracebackException | None, seen: set[int]) -> None:
+    if told is None or id(told) in seen:
+        return
+    seen.add(id(told))
+    own = [frame for frame in told.stack if frame.filename in SOURCES.values()]
+    told.stack = traceback.StackSummary.from_list(own)
+    for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
+        _confine(other, seen)

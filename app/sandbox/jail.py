@@ -1,0 +1,239 @@
+"""The life of a jailed process after its layers are in place: load, setup, go, done; then it waits to be killed.
+
+Messages in: ``load`` (with the code), ``setup`` (with the output memory), ``go`` (with the input), or ``probe``. Each
+is answered before the next is read, so that the supervisor can time the phases. Inputs come with ``go`` alone: code that
+looks for them earlier finds nothing.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import linecache
+import os
+import random
+import socket
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from app.sandbox import environment, faults, isolation, limits, memory, wire
+from app.sandbox.contracts import CONTRACTS
+from app.sandbox.contracts.base import ClipInfo, Context, Contract, Geometry
+
+_MAX_SELF_REPORTED = 64
+
+
+def import_contracts() -> None:
+    """Import what the contracts import lazily, in the zygote, so that no jail has to."""
+    for contract in CONTRACTS.values():
+        contract.warm_up()
+
+
+def run(confinement: isolation.Confinement) -> NoReturn:
+    """Confine this freshly forked process and serve one call."""
+    channel = socket.socket(fileno=isolation.JOB_FD)
+    try:
+        isolation.confine(confinement)
+    except isolation.LayerFailed as error:
+        wire.send(channel, {"op": "broken", "message": str(error)})
+        os._exit(71)
+    _own_streams()
+    session = Session(channel, confinement.scratch)
+    try:
+        session.serve()
+    except wire.Closed:
+        os._exit(0)
+
+
+def _own_streams() -> None:
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "replace")
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        raw = io.FileIO(fd, "w", closefd=False)
+        text = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
+    # A crash in native code leaves its traceback in the log.
+    faulthandler.enable(2)
+
+
+class Session:
+    """One call: what has been loaded so far, and the answers to the supervisor's messages."""
+
+    contract: Contract
+    module: types.ModuleType
+    context: Context
+    geometry: Geometry
+    side: str
+    output_fd: int
+    output_bytes: int
+
+    def __init__(self, channel: socket.socket, scratch: str) -> None:
+        self._channel = channel
+        self._scratch = scratch
+
+    def serve(self) -> NoReturn:
+        phases: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
+            "load": self.load,
+            "setup": self.setup,
+            "go": self.go,
+            "probe": probe,
+        }
+        while True:
+            message, descriptors = wire.receive(self._channel, descriptors=1)
+            try:
+                answer = phases[message["op"]](message, descriptors)
+            except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too are the submission's
+                answer = _failure(error)
+            _flush()
+            wire.send(self._channel, answer)
+
+    def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Apply the job's limits, seed everything and run the module's top level."""
+        source = memory.read(descriptors[0], os.fstat(descriptors[0]).st_size).decode()
+        os.close(descriptors[0])
+        self.side = message["side"]
+        self.contract = CONTRACTS[message["contract"]]
+        self.output_bytes = message["output_bytes"]
+        _limit(message)
+        device = message["device"]
+        environment.share_threads(message["threads"])
+        seed_everything(message["seed"], message["threads"])
+        if device.startswith("cuda"):
+            open_cuda(device, message["device_memory_share"])
+        self.context = Context(device=device, seed=message["seed"], scratch=self._scratch)
+        self.module = load_module(faults.SOURCES[self.side], source, self._scratch)
+        self.contract.check(self.side, self.module)
+        return {"op": "loaded"}
+
+    def setup(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Call the submission's ``setup`` and make the output ready to be written."""
+        self.geometry = Geometry.from_message(message["geometry"])
+        self.context.clip = ClipInfo.of(self.geometry)
+        if self.side == "encode":
+            self.context.params = message["params"]
+        self.contract.setup(self.module, self.context)
+        self.output_fd = descriptors[0]
+        if self.side == "decode":
+            self._frames_out = memory.shared_map(self.output_fd, self.geometry.nbytes)
+        _synchronise(self.context.device)
+        return {"op": "ready"}
+
+    def go(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Encode or decode; the answer is sent once the output is complete and the device is idle."""
+        fd, size_bytes = descriptors[0], message["input_bytes"]
+        memory.require_sealed(fd, size_bytes)
+        answer: dict[str, Any] = {"op": "done"}
+        if self.side == "encode":
+            import numpy
+
+            flat = numpy.frombuffer(memory.private_map(fd, size_bytes), numpy.uint8)
+            os.close(fd)
+            bitstream, told = self.contract.encode(self.module, flat, self.geometry, self.context)
+            _synchronise(self.context.device)
+            answer["bytes"] = self._write(bitstream)
+            answer["self_reported"] = told
+        else:
+            bitstream = memory.read(fd, size_bytes)
+            os.close(fd)
+            self.contract.decode(self.module, bitstream, self.geometry, self.context, self._frames_out)
+            _synchronise(self.context.device)
+        answer["device_peak_bytes"] = _device_peak(self.context.device)
+        return answer
+
+    def _write(self, bitstream: memoryview) -> int:
+        used, limit = bitstream.nbytes, self.output_bytes
+        if used > limit:
+            raise faults.ContractError(
+                "output_limit", f"the bitstream has {used} bytes, over the limit of {limit}", limit=limit, used=used
+            )
+        written = 0
+        while written < used:
+            written += os.pwrite(self.output_fd, bitstream[written:], written)
+        return used
+
+
+def _limit(message: dict[str, Any]) -> None:
+    limits.limit_file_size(max(message["output_bytes"], message["scratch_bytes"]))
+    limits.limit_cpu_time(message["wall_s"])
+    if message["device"] == "cpu":
+        # CUDA reserves address space far beyond any memory, and pins host pages.
+        limits.limit_locked_memory()
+        limits.limit_address_space(message["memory_bytes"], message["mapped_bytes"])
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    limits.allow_reporting()
+    return {"op": "failed", **faults.describe(error)}
+
+
+def _flush() -> None:
+    for stream in (sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # noqa: BLE001 - the submission may have closed or replaced it
+            continue
+
+
+def seed_everything(seed: int, threads: int) -> None:
+    """Forked children would otherwise share one state of every generator."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+
+
+def load_module(filename: str, source: str, scratch: str) -> types.ModuleType:
+    """Run ``source`` as a module of its own. Tracebacks name ``filename`` and show its lines; ``__file__`` exists."""
+    path = os.path.join(scratch, filename)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(source)
+    module = types.ModuleType(filename.removesuffix(".py"))
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def open_cuda(device: str, share: float) -> None:
+    """Make this process's context before any clock runs, and bound what torch may allocate on the device."""
+    import torch
+
+    torch.cuda.set_device(device)
+    torch.cuda.set_per_process_memory_fraction(share, device)
+    warm = torch.ones(16, 16, device=device)
+    (warm @ warm).sum().item()
+    torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
+    torch.cuda.reset_peak_memory_stats(device)
+
+
+def probe(message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Open the device as a job would; its name and memory."""
+    import torch
+
+    for fd in descriptors:
+        os.close(fd)
+    device = message["device"]
+    open_cuda(device, 1.0)
+    properties = torch.cuda.get_device_properties(device)
+    return {"op": "probed", "name": properties.name, "bytes": properties.total_memory}
+
+
+def _synchronise(device: str) -> None:
+    if str(device) != "cpu":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def _device_peak(device: str) -> int | None:
+    if str(device) == "cpu":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))

@@ -1,0 +1,57 @@
+"""Resource limits of a jail. Each breach shows as an error in the jail or as a signal; ``faults.py`` names it."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+
+OPEN_FILES = 512
+_CPU_GRACE_S = 5
+_REPORT_BYTES = 64 * 1024 * 1024
+
+
+def limit_always() -> None:
+    """What every jail gets before it knows its job: no core dumps, no message queues, few open files."""
+    _set(resource.RLIMIT_CORE, 0)
+    _set(resource.RLIMIT_MSGQUEUE, 0)
+    _set(resource.RLIMIT_NOFILE, OPEN_FILES)
+
+
+def limit_address_space(request_bytes: int, mapped_bytes: int) -> None:
+    """What the process has mapped now, plus what will be mapped for it, plus the request."""
+    allowed = mapped_now() + mapped_bytes + request_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed + _REPORT_BYTES))
+
+
+def allow_reporting() -> None:
+    """A little more address space, so that a process that has just run out can still say so."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def limit_file_size(size_bytes: int) -> None:
+    """Larger files, memfds included, fail with EFBIG (Python ignores SIGXFSZ)."""
+    _set(resource.RLIMIT_FSIZE, size_bytes)
+
+
+def limit_cpu_time(wall_s: float) -> None:
+    """More than every core could spend in the call: this only ends what the wall clock somehow did not."""
+    _set(resource.RLIMIT_CPU, math.ceil(wall_s * (os.cpu_count() or 1)) + _CPU_GRACE_S)
+
+
+def limit_locked_memory() -> None:
+    _set(resource.RLIMIT_MEMLOCK, 0)
+
+
+def mapped_now() -> int:
+    """Bytes of address space that this process has mapped."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _set(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))

@@ -1,0 +1,109 @@
+"""Looking at and ending process trees through /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+_PAUSE_S = 0.005
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes that a process has resident: ``own_bytes`` anonymous and shared, ``peak_bytes`` the most of all kinds."""
+
+    own_bytes: int
+    file_bytes: int
+    peak_bytes: int
+
+
+def memory_of(pid: int) -> Memory | None:
+    """What the kernel says about a process; None if it has gone."""
+    fields = {"RssAnon": 0, "RssShmem": 0, "RssFile": 0, "VmHWM": 0}
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name in fields:
+                    fields[name] = int(value.split()[0]) * 1024
+    except (OSError, ValueError):
+        return None
+    return Memory(
+        own_bytes=fields["RssAnon"] + fields["RssShmem"], file_bytes=fields["RssFile"], peak_bytes=fields["VmHWM"]
+    )
+
+
+def proportional_of(pid: int) -> int:
+    """Bytes of anonymous and shared memory, each page divided by the number of processes that map it; 0 if gone."""
+    total = 0
+    with suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def pid_of(pidfd: int) -> int | None:
+    """The number, in our own namespace, of the process behind a pidfd; None if it has been reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                pid = int(line.split()[1])
+                return pid if pid > 0 else None
+    return None
+
+
+def children_of(pid: int) -> list[int]:
+    """Direct children; empty where the process has gone or the kernel does not list them."""
+    found: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found.extend(int(child) for child in file.read().split())
+    return found
+
+
+def tree_of(pid: int) -> Iterator[int]:
+    """The process and all its descendants, as far as they can be seen at this moment."""
+    waiting, seen = [pid], {pid}
+    while waiting:
+        current = waiting.pop()
+        yield current
+        for child in children_of(current):
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+
+
+def kill_orphans(spared: set[int], *, sweeps: int) -> int:
+    """Kill and reap every child of this process but the spared ones, again until none are left; how many remain.
+
+    This process is a subreaper, so that whatever a jail detached becomes its child once the jail is dead.
+    """
+    for _ in range(sweeps):
+        left = [pid for pid in _children_by_parent(os.getpid()) if pid not in spared]
+        if not left:
+            return 0
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(_PAUSE_S)
+    return len([pid for pid in _children_by_parent(os.getpid()) if pid not in spared])
+
+
+def _children_by_parent(parent: int) -> list[int]:
+    """By asking every process for its parent: works on kernels that do not list children."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                if int(file.read().rpartition(")")[2].split()[1]) == parent:
+                    found.append(int(name))
+    return found

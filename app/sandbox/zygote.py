@@ -1,0 +1,185 @@
+"""The warm process from which every jail is forked.
+
+It is exec'ed by an evaluator, never forked from it, has one socket, no thread and no loop of anybody else's, and ends
+with its parent. It never touches CUDA: a child could not use a device that its parent had opened. Where the machine
+allows, it is the first process of a PID namespace, so that nothing that a jail leaves behind can outlive it.
+
+Messages in: ``fork`` (with the job socket and two log pipes). Messages out: ``ready``, ``forked`` (with a pidfd),
+``failed`` and ``exited`` (with the wait status).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from app.sandbox import isolation, jail, processes, syscalls, wire
+
+_SWEEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    number: int
+    pid: int
+    pidfd: int
+
+
+def main(socket_fd: int, parent_pid: int, *, namespaces: bool = True) -> None:
+    syscalls.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    layers = isolation.enter_namespaces() if namespaces else ()
+    if "pid_namespace" in layers:
+        _become_first_process(socket_fd)
+    syscalls.set_child_subreaper()
+    channel = socket.socket(fileno=socket_fd)
+    versions = _warm_up()
+    zygote = Zygote(channel, layers)
+    gc.collect()
+    gc.freeze()
+    tasks = len(os.listdir("/proc/self/task"))
+    if tasks != 1:
+        raise RuntimeError(f"the zygote has {tasks} threads: its children could not be trusted to run")
+    wire.send(channel, {"op": "ready", "layers": isolation.in_force(layers), "versions": versions})
+    zygote.serve()
+
+
+def _become_first_process(socket_fd: int) -> None:
+    """Only a child enters the new PID namespace: this process stays outside and ends as its child ends."""
+    myself = os.pidfd_open(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        syscalls.set_parent_death_signal(signal.SIGKILL)
+        if select.select([myself], [], [], 0)[0]:
+            os._exit(1)
+        os.close(myself)
+        return
+    os.close(socket_fd)
+    _, status = os.waitpid(pid, 0)
+    os._exit(0 if status == 0 else 1)
+
+
+def _warm_up() -> dict[str, str]:
+    """Import what submissions use and run a little of it, on one thread; the versions of what was imported."""
+    import av
+    import msgpack
+    import numpy
+    import PIL
+    import PIL.Image
+    import torch
+
+    torch.set_num_threads(1)
+    numpy.random.default_rng(0)
+    image = torch.rand(1, 3, 16, 16)
+    torch.nn.functional.conv2d(image, torch.rand(4, 3, 3, 3))
+    (image.reshape(16, 48) @ torch.rand(48, 16)).round().to(torch.uint8).numpy().tobytes()
+    torch.fft.rfft2(image)
+    jail.import_contracts()
+    _hide_ourselves()
+    modules = {"torch": torch, "numpy": numpy, "av": av, "pillow": PIL}
+    versions = {name: str(module.__version__) for name, module in modules.items()}
+    return {"python": sys.version.split()[0], "msgpack": ".".join(map(str, msgpack.version)), **versions}
+
+
+def _hide_ourselves() -> None:
+    """Everything of ours that a jail needs is imported; a submission does not find the rest through ``app``."""
+    for package in ("app", "app.sandbox", "app.sandbox.contracts"):
+        sys.modules[package].__path__ = []
+
+
+class Zygote:
+    """Forks a child per request and reports how each ended."""
+
+    def __init__(self, channel: socket.socket, layers: tuple[str, ...]) -> None:
+        self._channel = channel
+        self._layers = layers
+        self._children: dict[int, Child] = {}
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if layers else None
+
+    def serve(self) -> None:
+        """Answer until the evaluator is gone."""
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll():
+                if fd == self._channel.fileno():
+                    try:
+                        message, descriptors = wire.receive(self._channel, descriptors=3)
+                    except wire.Closed:
+                        return
+                    child = self._fork(message, descriptors)
+                    if child is not None:
+                        poller.register(child.pidfd, select.POLLIN)
+                else:
+                    poller.unregister(fd)
+                    self._bury(self._children.pop(fd))
+
+    def _fork(self, message: dict[str, Any], descriptors: list[int]) -> Child | None:
+        number = message["number"]
+        try:
+            pid = self._fork_process(message, descriptors)
+        except OSError as error:
+            wire.send(self._channel, {"op": "failed", "number": number, "message": f"fork: {error}"})
+            return None
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        child = Child(number, pid, os.pidfd_open(pid))
+        self._children[child.pidfd] = child
+        wire.send(self._channel, {"op": "forked", "number": number}, [child.pidfd])
+        return child
+
+    def _fork_process(self, message: dict[str, Any], descriptors: list[int]) -> int:
+        if self._own_pids is None:
+            return self._fork_child(message, descriptors)
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        try:
+            return self._fork_child(message, descriptors)
+        finally:
+            syscalls.setns(self._own_pids, syscalls.CLONE_NEWPID)
+
+    def _fork_child(self, message: dict[str, Any], descriptors: list[int]) -> int:
+        zygote_pid = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            # Nothing may close a descriptor number that the child has given another meaning.
+            self._channel.detach()
+            isolation.settle_descriptors(*descriptors)
+            jail.run(
+                isolation.Confinement(
+                    directory=message["directory"],
+                    scratch_bytes=message["scratch_bytes"],
+                    zygote_pid=zygote_pid,
+                    layers=self._layers,
+                )
+            )
+        finally:
+            os._exit(70)
+
+    def _bury(self, child: Child) -> None:
+        """Reap the child, end whatever of it is left, and report."""
+        _, status, usage = os.wait4(child.pid, 0)
+        os.close(child.pidfd)
+        left = 0
+        if self._own_pids is None:
+            known = {other.pid for other in self._children.values()}
+            left = processes.kill_orphans(known, sweeps=_SWEEPS)
+        wire.send(
+            self._channel,
+            {
+                "op": "exited",
+                "number": child.number,
+                "status": status,
+                "max_rss_bytes": usage.ru_maxrss * 1024,
+                "survivors": left,
+            },
+        )

@@ -1,0 +1,65 @@
+"""The web server around the application: one process, one event loop, stopped by SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+IDLE_CONNECTION_S = 75
+STOP_WITHIN_S = 10
+
+
+def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
+    """Serve until told to stop; returns the process' exit code."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        return 1
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+    fatal: list[BaseException] = []
+
+    def stop(error: BaseException) -> None:
+        fatal.append(error)
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, on_fatal=stop),
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=IDLE_CONNECTION_S,
+            timeout_graceful_shutdown=STOP_WITHIN_S,
+        )
+    )
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    for error in fatal:
+        fail(f"the service had to stop: {error}")
+    return 1 if fatal or not server.started else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener

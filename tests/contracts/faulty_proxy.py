@@ -1,0 +1,96 @@
+"""A proxy before a real DynamoDB server that can do to a request what networks and overloaded services do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal["lose reply", "half reply", "refuse", "hang", "garbage", "500", "throttle"]
+# Asked for each request with DynamoDB's name of the operation (``PutItem``); None lets it through.
+Plan = Callable[[str], Fault | None]
+
+THROTTLED = (
+    b'{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"slow down"}'
+)
+
+
+def always(fault: Fault) -> Plan:
+    return lambda operation: fault
+
+
+def once(operation: str, fault: Fault, *, after: int = 0) -> Plan:
+    """The fault on one request of that operation, after so many that pass."""
+    left = [None] * after + [fault]
+    return lambda asked: left.pop(0) if asked == operation and left else None
+
+
+class FaultyProxy:
+    """``async with`` it; ``plan`` may be changed at any time."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = urlsplit(upstream)
+        self.plan: Plan = lambda operation: None
+        self.operations: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> FaultyProxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+        body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
+        operation = headers[b"x-amz-target"].decode().partition(".")[2]
+        names = {name.lower(): name for name in ("PutItem", "GetItem", "Query", "Scan", "BatchGetItem")}
+        operation = names.get(operation, operation)
+        self.operations.append(operation)
+        fault = self.plan(operation)
+        if fault == "hang":
+            await asyncio.Event().wait()
+        answer = await self._answer(head, body, fault)
+        writer.write(answer)
+        await writer.drain()
+
+    async def _answer(self, head: bytes, body: bytes, fault: Fault | None) -> bytes:
+        if fault == "refuse":
+            return b""
+        if fault == "500":
+            return _response(500, b"<html>oops</html>")
+        if fault == "throttle":
+            return _response(400, THROTTLED)
+        if fault == "garbage":
+            return _response(200, b"<html>Welcome to the hotel's network</html>")
+        reader, writer = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
+        writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
+        answer = await reader.read()
+        writer.close()
+        if fault == "lose reply":
+            return b""
+        return answer[: len(answer) - 20] if fault == "half reply" else answer
+
+
+def _response(status: int, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + body

@@ -1,0 +1,253 @@
+"""DynamoDB away, overloaded, lagging or answering rubbish; and a service that dies between two writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from faulty_proxy import Fault, FaultyProxy, always, once
+from store_backends import START, Backend, ManualClock, a_job, a_report, free_port, running, succeeded
+
+from app.adapters.blobs.local import LocalBlobs
+from app.adapters.stores import dynamodb
+from app.adapters.stores.dynamo_schema import SCHEMA_KEY
+from app.adapters.stores.dynamodb import DynamoStore
+from app.domain.errors import Conflict, StaleVersion, StoreUnavailable
+from app.domain.job import Job
+from app.ports import Holder, JobFilter, Received
+
+RESULT = Received(webhook_id="msg_1", experiment_id="e", received_at=START, payload={"n": 1})
+
+
+@pytest.fixture
+async def proxy(dynamo: Backend) -> AsyncIterator[FaultyProxy]:
+    assert dynamo.endpoint is not None
+    async with FaultyProxy(dynamo.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+async def store(dynamo: Backend, proxy: FaultyProxy) -> AsyncIterator[DynamoStore]:
+    """A store whose requests go through the proxy."""
+    async with replace(dynamo, endpoint=proxy.endpoint).store(patience_s=1.0) as opened:
+        assert isinstance(opened, DynamoStore)
+        yield opened
+
+
+async def _unfinished(store: DynamoStore) -> list[Job]:
+    return [job async for job in store.unfinished()]
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang", "garbage", "500", "throttle", "half reply"])
+async def test_a_store_that_is_away_is_unavailable_and_comes_back(
+    store: DynamoStore, proxy: FaultyProxy, fault: Fault
+) -> None:
+    job = await store.add(a_job("one", experiment_id="e"))
+    proxy.plan = always(fault)
+    for attempt in (
+        store.add(a_job("two")),
+        store.commit(running(job)),
+        store.get("one"),
+        store.newest("e"),
+        store.page(JobFilter(), limit=1),
+        _unfinished(store),
+        store.receive(RESULT),
+        store.received("e"),
+        store.experiments(limit=1),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(attempt, timeout=20)
+        # Each waits for its patience to end; two show what the others do.
+        if fault in ("hang", "throttle", "500", "half reply") and proxy.operations.count("PutItem") > 4:
+            break
+    proxy.plan = lambda operation: None
+    stored = await store.get("one")
+    assert stored is not None
+    if fault != "half reply":
+        assert stored == job
+    assert (await store.commit(running(stored))).version == stored.version + 1
+
+
+@pytest.mark.parametrize("fault", ["lose reply", "half reply", "refuse", "500", "throttle"])
+async def test_one_fault_is_not_noticed(store: DynamoStore, proxy: FaultyProxy, fault: Fault) -> None:
+    """Above all a lost answer: the second try must know the first one's item for its own."""
+    for after in (0, 1):
+        proxy.plan = once("PutItem", fault, after=after)
+        added = await store.add(a_job(f"j{after}", experiment_id="e"))
+        assert await store.newest("e") == added
+    proxy.plan = once("PutItem", fault)
+    committed = await store.commit(running(added))
+    assert await store.get(added.id) == committed
+    for after in (0, 1):
+        proxy.plan = once("PutItem", fault, after=after)
+        result = replace(RESULT, webhook_id=f"msg_{after}", received_at=START + after)
+        assert await store.receive(result) is True
+        assert await store.received("e") == result
+    assert await store.receive(RESULT) is True
+
+
+async def test_a_lost_answer_hides_no_rival(store: DynamoStore, proxy: FaultyProxy) -> None:
+    job = await store.add(a_job("one"))
+    proxy.plan = once("PutItem", "refuse")
+    await store.commit(running(job))
+    proxy.plan = once("PutItem", "lose reply")
+    with pytest.raises(StaleVersion):
+        await store.commit(replace(job, cancel_requested=True))
+    proxy.plan = once("PutItem", "lose reply")
+    with pytest.raises(Conflict):
+        await store.add(job)
+
+
+async def test_a_service_that_dies_between_pointer_and_job(dynamo: Backend, store: DynamoStore) -> None:
+    first = await store.add(a_job("first", experiment_id="e"))
+    for n in range(3):
+        await _die_after_one_put(dynamo, lambda victim, n=n: victim.add(a_job(f"lost-{n}", experiment_id="e")))
+        assert await store.newest("e") == first
+        assert await store.get(f"lost-{n}") is None
+        assert await _unfinished(store) == [first]
+    again = await store.add(a_job("lost-1", experiment_id="e"))
+    assert await store.newest("e") == again
+    later = await store.add(a_job("later", experiment_id="e"))
+    assert await store.newest("e") == later
+    pointer = await store.table.get("experiment#e")
+    assert pointer is not None and len(json.loads(str(pointer["ids"]))) <= 6
+
+
+async def test_many_deaths_push_no_real_job_out(
+    dynamo: Backend, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamodb, "POINTER_IDS", 4)
+    first = await store.add(a_job("first", experiment_id="e"))
+    for n in range(7):
+        await _die_after_one_put(dynamo, lambda victim, n=n: victim.add(a_job(f"lost-{n}", experiment_id="e")))
+    assert await store.newest("e") == first
+
+
+async def test_a_service_that_dies_between_result_and_pointer(dynamo: Backend, store: DynamoStore) -> None:
+    await _die_after_one_put(dynamo, lambda victim: victim.receive(RESULT))
+    assert await store.received("e") is None
+    # Its sender had no answer and sends it again, later.
+    assert await store.receive(replace(RESULT, received_at=START + 60)) is False
+    assert await store.received("e") == RESULT
+    assert list(await store.experiments(limit=5)) == ["e"]
+
+
+async def _die_after_one_put(dynamo: Backend, step: Any) -> None:
+    """Carry out the step on a store of its own that ends at its second put."""
+    assert dynamo.endpoint is not None
+    async with dynamo.store() as victim:
+        put, puts = victim.table.put, 0  # type: ignore[union-attr]
+
+        async def dying(*asked: Any) -> bool:
+            nonlocal puts
+            puts += 1
+            if puts > 1:
+                raise asyncio.CancelledError
+            return await put(*asked)
+
+        victim.table.put = dying  # type: ignore[method-assign,union-attr]
+        with pytest.raises(asyncio.CancelledError):
+            await step(victim)
+
+
+async def test_recovery_does_not_rely_on_the_index(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = {f"j{n}": await store.add(a_job(f"j{n}")) for n in range(6)}
+    ended = await store.commit(succeeded(jobs["j5"], a_report(), next_at=None))
+    newer = await store.commit(running(jobs["j0"]))
+
+    async def lagging(index: str, terms: Sequence[Any]) -> AsyncIterator[dict[str, str]]:
+        """It has not heard of j3 and j4, nor that j5 has ended; and it has one that was deleted."""
+        for name in ("j0", "j1", "j2", ended.id, "deleted"):
+            yield {"job_id": name}
+
+    monkeypatch.setattr(store.table, "query", lagging)
+    found = await _unfinished(store)
+    assert sorted(job.id for job in found) == ["j0", "j1", "j2", "j3", "j4"]
+    assert newer in found
+
+
+async def test_reports_over_300_kb_are_compressed_blobs(dynamo: Backend, store: DynamoStore) -> None:
+    small, large = a_report(note="x" * 290_000), a_report(note="x" * 310_000)
+    for name, report in (("small", small), ("large", large)):
+        await store.commit(succeeded(await store.add(a_job(name)), report))
+    item = await store.table.get("small")
+    assert item is not None and len(str(item["report"])) > 290_000 and "report_blob" not in item
+    item = await store.table.get("large")
+    assert item is not None and "report" not in item
+    assert 0 < len(await dynamo.blobs().get(str(item["report_blob"]))) < 10_000
+    files = [path for path in (dynamo.data / "blobs").rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [item["report_blob"]]
+
+
+async def test_a_report_in_another_data_folder_is_named(dynamo: Backend, store: DynamoStore) -> None:
+    await store.commit(succeeded(await store.add(a_job("one")), a_report(note="x" * 310_000)))
+    elsewhere = replace(dynamo, data=dynamo.data.with_name("elsewhere"))
+    async with elsewhere.store() as other:
+        with pytest.raises(StoreUnavailable, match="data folder"):
+            await other.get("one")
+        assert (await other.page(JobFilter(), limit=1)).jobs[0].id == "one"
+
+
+async def test_the_largest_job_fits_into_an_item(store: DynamoStore) -> None:
+    """Report and document just under what is kept in the item, and long names."""
+    spec = replace(a_job("").spec, legacy={"hypothesis": "x" * 61_000})
+    job = await store.add(a_job("i" * 900, experiment_id="e" * 900, spec=spec))
+    job = await store.commit(succeeded(running(job, lane="l" * 32), a_report(note="x" * 298_000)))
+    item = await store.table.get(job.id)
+    assert item is not None and {"document", "report"} <= set(item)
+    assert await store.get(job.id) == job
+
+
+async def test_a_job_is_one_item_of_the_promised_shape(store: DynamoStore) -> None:
+    job = await store.commit(running(await store.add(a_job("one", experiment_id="e"))))
+    job = await store.commit(succeeded(job, a_report()))
+    item = await store.table.get("one")
+    assert item is not None
+    assert (item["job_id"], item["version"], item["epoch"], item["status"]) == ("one", 3, 0, "succeeded")
+    assert (item["lane"], item["experiment_id"], float(item["created_at"])) == ("cpu", "e", START)
+    document = json.loads(str(item["document"]))
+    assert document["delivery"]["next_at"] == START + 9 and len(document["events"]) == 1
+    assert "unfinished" in item
+    await store.commit(succeeded(job, a_report(), next_at=None))
+    item = await store.table.get("one")
+    assert item is not None and "unfinished" not in item
+
+
+async def test_tables_that_cannot_be_used_are_refused(dynamo: Backend, store: DynamoStore) -> None:
+    blobs = LocalBlobs(dynamo.data)
+    absent = DynamoStore(table="no-such-table", endpoint=dynamo.endpoint, region=None, blobs=blobs)
+    with pytest.raises(StoreUnavailable, match="no table 'no-such-table'"):
+        await absent.open()
+    nobody = DynamoStore(
+        table="jobs", endpoint=f"http://127.0.0.1:{free_port()}", region=None, blobs=blobs, patience_s=0.5
+    )
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await nobody.open()
+    name = f"{dynamo.table}-foreign"
+    await store.table.control(
+        "create_table",
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )
+    with pytest.raises(StoreUnavailable, match="not Bitlane's"):
+        await DynamoStore(table=name, endpoint=dynamo.endpoint, region=None, blobs=blobs, create=True).open()
+    stamp = await store.table.get(SCHEMA_KEY)
+    assert stamp is not None and await store.table.swap({"job_id": SCHEMA_KEY, "version": 99}, stamp)
+    with pytest.raises(StoreUnavailable, match="schema 99"):
+        await DynamoStore(table=dynamo.table, endpoint=dynamo.endpoint, region=None, blobs=blobs).open()
+
+
+async def test_a_heartbeat_whose_answer_was_lost_keeps_the_lease(dynamo: Backend, proxy: FaultyProxy) -> None:
+    clock = ManualClock()
+    async with replace(dynamo, endpoint=proxy.endpoint).lease(clock) as lease:
+        await lease.acquire(Holder(worker_id="w", host="h", data=str(dynamo.data), pid=1))
+        proxy.plan = once("PutItem", "lose reply")
+        await lease.renew()
+        await lease.renew()
+        await lease.release()

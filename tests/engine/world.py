@@ -1,0 +1,234 @@
+"""An engine with a real store, real blobs and real tasks; time, the evaluator and the orchestrator are stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.adapters.blobs.local import LocalBlobs
+from app.adapters.stores.lease import FileLease
+from app.adapters.stores.sqlite import SqliteStore
+from app.domain.delivery import Answer
+from app.domain.errors import WorkerLost
+from app.domain.evaluation import Clip, Report, Suite
+from app.domain.job import ErrorType, Fault, Job
+from app.domain.lanes import parse_lanes
+from app.engine.board import Board
+from app.engine.feed import Feed
+from app.engine.ids import Ids
+from app.engine.intake import Intake, Submission
+from app.engine.jobs import Jobs, Targets
+from app.engine.outbox import Outbox
+from app.engine.service import Service
+from app.ports import Failed, Holder, Inspection, Outcome, Progress, Ready, Succeeded, Work
+
+CLIP = Clip(name="c", file="c.y4m", file_sha256="f" * 64, sha256="a" * 64, width=64, height=64, frames=2)
+REPORT = Report(points=())
+
+
+class SimClock:
+    """Time that passes only when the test lets it."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self._now = now
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake))
+        await wake
+
+    def skip_to_next(self) -> None:
+        """Move on to the moment at which the next sleeper wakes."""
+        while self._sleepers:
+            at, _, wake = heapq.heappop(self._sleepers)
+            if not wake.done():
+                self._now = max(self._now, at)
+                wake.set_result(None)
+                return
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class FakeExecutor:
+    """An evaluator whose attempts end when the test says so. ``script`` gives outcomes that come at once."""
+
+    def __init__(self, lane: str, slot: int) -> None:
+        self.lane, self.slot = lane, slot
+        self.running: dict[str, asyncio.Future[Outcome]] = {}
+        self.ran: list[str] = []
+        self.cancelled: list[str] = []
+        self.script: list[Outcome | Exception] = []
+        self.cold: list[Exception] = []
+        self.stopped = False
+
+    async def warm(self) -> Ready:
+        if self.cold:
+            raise self.cold.pop()
+        return Ready(device="cpu", device_name="a CPU")
+
+    async def run(self, work: Work, observe: Callable[[Progress], None]) -> Outcome:
+        self.ran.append(work.job_id)
+        observe(Progress(done=0, total=2, stage="encode"))
+        if self.script:
+            outcome = self.script.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        ended = self.running[work.job_id] = asyncio.get_running_loop().create_future()
+        try:
+            return await ended
+        except asyncio.CancelledError:
+            self.cancelled.append(work.job_id)
+            raise
+        finally:
+            del self.running[work.job_id]
+
+    def finish(self, job_id: str, outcome: Outcome | None = None) -> None:
+        self.running[job_id].set_result(outcome or Succeeded(report=REPORT))
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+class FakePusher:
+    """An orchestrator: answers what ``answer`` says and notes what it was sent and when."""
+
+    def __init__(self, clock: SimClock) -> None:
+        self._clock = clock
+        self.answer = Answer(status=200)
+        self.tries: list[tuple[float, str]] = []
+        self.taken: list[str] = []
+
+    async def push(self, target: str, webhook_id: str, payload: dict[str, object]) -> Answer:
+        self.tries.append((self._clock.now(), webhook_id))
+        if self.answer.taken:
+            self.taken.append(webhook_id)
+        return self.answer
+
+
+class FakeInspector:
+    def __init__(self) -> None:
+        self.inspection = Inspection(contract="native")
+
+    async def inspect(self, encoder: str, decoder: str, contract: str) -> Inspection:
+        return self.inspection
+
+
+class OneSuite:
+    def suites(self) -> list[Suite]:
+        return [Suite(name="demo", clips=(CLIP,))]
+
+
+class World:
+    """``data`` outlives a world: a second one on the same folder is the service started again."""
+
+    def __init__(
+        self, data: Path, *, lanes: str = "cpu=cpu", clock: SimClock | None = None, max_queued: int = 1000
+    ) -> None:
+        self.clock = clock or SimClock()
+        self.data = data
+        self.lanes = parse_lanes(lanes)
+        self.executors = {
+            lane.name: [FakeExecutor(lane.name, slot) for slot in range(lane.slots)] for lane in self.lanes
+        }
+        self.inspector = FakeInspector()
+        self.pusher = FakePusher(self.clock)
+        self.max_queued = max_queued
+        self.fatal: list[BaseException] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        blobs = LocalBlobs(self.data / "blobs")
+        await blobs.open()
+        self.board = Board(lanes=self.lanes)
+        self.outbox = Outbox(
+            pusher=self.pusher, clock=self.clock, result_of=lambda job: {"job_id": job.id}, jitter=lambda: 0.0
+        )
+        async with SqliteStore(self.data) as self.store:
+            feed = Feed()
+            self.jobs = Jobs(
+                store=self.store,
+                blobs=blobs,
+                intake=Intake(
+                    inspector=self.inspector,
+                    catalogue=OneSuite(),
+                    lanes=self.lanes,
+                    metrics=frozenset({"psnr", "ssim"}),
+                ),
+                board=self.board,
+                feed=feed,
+                clock=self.clock,
+                ids=Ids(lambda count: bytes(count)),
+                targets=Targets(names=frozenset({"default"})),
+                max_queued=self.max_queued,
+                schedule_delivery=self.outbox.schedule,
+            )
+            self.service = Service(
+                store=self.store,
+                blobs=blobs,
+                lease=FileLease(self.data, self.clock),
+                holder=Holder(worker_id="w", host="h", data=str(self.data), pid=1),
+                executors=self.executors,
+                jobs=self.jobs,
+                board=self.board,
+                outbox=self.outbox,
+                feed=feed,
+                clock=self.clock,
+                lease_s=15.0,
+                on_epoch=lambda epoch: setattr(self.store, "epoch", epoch),
+                on_fatal=self.fatal.append,
+            )
+            async with self.service.running():
+                yield self
+
+    def executor(self, lane: str = "cpu", slot: int = 0) -> FakeExecutor:
+        return self.executors[lane][slot]
+
+    async def submit(self, **changes: object) -> Job:
+        return await self.jobs.submit(submission(**changes))
+
+    async def until(self, condition: Callable[[], bool], *, skip: bool = False) -> None:
+        """Wait, at most 10 s, until the condition holds; with ``skip`` simulated time moves on meanwhile."""
+        for round_ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+            if skip and round_ % 4 == 3:
+                self.clock.skip_to_next()
+        raise AssertionError("it did not happen")
+
+    async def job_until(self, job_id: str, status: str, *, skip: bool = False) -> Job:
+        for round_ in range(2000):
+            job = await self.jobs.get(job_id)
+            if job.status == status:
+                return job
+            await asyncio.sleep(0.005)
+            if skip and round_ % 4 == 3:
+                self.clock.skip_to_next()
+        raise AssertionError(f"job {job_id} is {job.status}, not {status}")
+
+
+def submission(**changes: object) -> Submission:
+    fields: dict[str, object] = {"encoder": "def encode(): ...", "decoder": "def decode(): ...", "body_sha256": "b"}
+    return Submission(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def broke(error_type: ErrorType, message: str = "it broke") -> Failed:
+    return Failed(fault=Fault(error_type=error_type, message=message))
+
+
+def lost() -> WorkerLost:
+    return WorkerLost("the evaluator died")
