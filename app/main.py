@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -20,8 +21,6 @@ from app.adapters.clock import SystemClock
 from app.adapters.executors.local import LocalExecutor
 from app.adapters.inspector import ProcessInspector
 from app.adapters.push import HttpPusher
-from app.adapters.stores.dynamo_lease import DynamoLease
-from app.adapters.stores.dynamodb import DynamoStore
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.lanes import Device
@@ -40,6 +39,9 @@ from app.routers import errors, experiment, health, jobs, lanes, results
 from app.routers.api import Api
 from app.routers.door import AddressCheck, BodyLimit
 from app.settings import LOOPBACK_HOSTS, Settings, cores
+
+if TYPE_CHECKING:
+    from app.adapters.stores.dynamodb import DynamoStore
 
 VERSION = "0.1.0"
 WEB = Path(__file__).parent / "web"
@@ -174,6 +176,10 @@ async def _open_store(
     if settings.store == "sqlite":
         store = await stack.enter_async_context(SqliteStore(data))
         return store, FileLease(data, clock)
+    # The AWS client takes half a second and 30 MB, which a service on SQLite need not pay.
+    from app.adapters.stores.dynamo_lease import DynamoLease
+    from app.adapters.stores.dynamodb import DynamoStore
+
     dynamo = await stack.enter_async_context(
         DynamoStore(
             table=settings.dynamodb_table,

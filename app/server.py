@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import Callable
 
@@ -44,10 +45,12 @@ def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
     )
+    # The server raises the signal that stopped it once more when it is done; a stop that went well is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
-    for error in fatal:
-        fail(f"the service had to stop: {error}")
+    for reason in fatal:
+        fail(f"the service had to stop: {reason}")
     return 1 if fatal or not server.started else 0
 
 

@@ -76,7 +76,7 @@ def main() -> None:
 
 def measure(running: harness.Service, name: str, options: argparse.Namespace) -> None:
     lanes = ("cpu", "gpu")
-    warm_s = {lane: running.ready_s + harness.wait_lane(running, lane) for lane in lanes}
+    warm_s = harness.wait_lanes(running)
     rows = []
     for index, lane in enumerate(lanes):
         numbers = range(index * 1000, index * 1000 + options.jobs)

@@ -35,6 +35,7 @@ class Service:
     port: int
     data: Path
     log: Path
+    began: float = field(default_factory=time.perf_counter)
     ready_s: float = 0.0
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=90.0, trust_env=False))
 
@@ -98,7 +99,7 @@ def service(lanes: str, clips: dict[str, list[Path]] | None = None, **options: s
 
 def environment() -> dict[str, str]:
     """The caller's environment without its own settings for Bitlane."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}  # noqa: TID251 - to pass it on
+    return {k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}
 
 
 def add_suite(data: Path, name: str, files: Sequence[Path]) -> None:
@@ -107,28 +108,31 @@ def add_suite(data: Path, name: str, files: Sequence[Path]) -> None:
 
 
 def wait_ready(running: Service) -> float:
-    began = time.perf_counter()
-    while time.perf_counter() - began < READY_WITHIN_S:
+    """Seconds from its start until the service takes jobs; ends the program if it does not."""
+    while time.perf_counter() - running.began < READY_WITHIN_S:
         if running.process.poll() is not None:
             raise SystemExit(f"the service ended before it was ready:\n{running.log.read_text(errors='replace')}")
         with contextlib.suppress(httpx.TransportError):
             if running.client.get(f"{running.url}/readyz").status_code == 200:
-                return time.perf_counter() - began
+                return time.perf_counter() - running.began
         time.sleep(0.02)
     raise SystemExit(f"the service was not ready within {READY_WITHIN_S:.0f} s")
 
 
-def wait_lane(running: Service, lane: str) -> float:
-    """Seconds until a lane's executor is warm; ends the program if it is broken."""
-    began = time.perf_counter()
-    while time.perf_counter() - began < READY_WITHIN_S:
-        state = next(row for row in running.get("/lanes")["lanes"] if row["name"] == lane)
-        if state["state"] == "failed":
-            raise SystemExit(f"lane {lane} does not come up: {state['reason']}")
-        if state["state"] != "starting":
-            return time.perf_counter() - began
+def wait_lanes(running: Service) -> dict[str, float]:
+    """Seconds from the service's start until each lane was warm; ends the program if one does not come up."""
+    warm_s: dict[str, float] = {}
+    while time.perf_counter() - running.began < READY_WITHIN_S:
+        lanes = running.get("/lanes")["lanes"]
+        for lane in lanes:
+            if lane["state"] == "failed":
+                raise SystemExit(f"lane {lane['name']} does not come up: {lane['reason']}")
+            if lane["state"] != "starting":
+                warm_s.setdefault(lane["name"], time.perf_counter() - running.began)
+        if len(warm_s) == len(lanes):
+            return warm_s
         time.sleep(0.02)
-    raise SystemExit(f"lane {lane} was not warm within {READY_WITHIN_S:.0f} s")
+    raise SystemExit(f"the lanes were not warm within {READY_WITHIN_S:.0f} s")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=500, help="how many of them over one connection")
     options = parser.parse_args()
     with harness.service("cpu=cpu*1") as running:
-        harness.wait_lane(running, "cpu")
+        harness.wait_lanes(running)
         running.submit(SLEEPER)
         livez = f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode()
         posts = [post(number, running.port) for number in range(options.queued)]

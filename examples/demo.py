@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     if code == 0:
-        kept = f" Everything is kept in {folder}." if options.keep else ""
+        kept = f" Everything is kept in {folder}." if options.keep else " What was stored is removed (see --keep)."
         console.print(f"The demo took {time.monotonic() - began:.1f} s.{kept}")
     return code
 
@@ -152,6 +152,7 @@ def perform(console: Console, folder: Path, services: list[Service], frames: int
     """The whole demo; raises ``DemoFailed`` at the first thing that is not as it should be."""
     with httpx.Client(timeout=10.0, trust_env=False) as client:
         worker, orchestrator = start_both(console, client, folder, services)
+        await_lanes(console, client, worker)
         cpu, gpu = Experiment(experiment_id="demo-cpu", lane="cpu"), Experiment(experiment_id="demo-gpu", lane="gpu")
         submit(console, client, worker, cpu, frames)
         time.sleep(HEAD_START_S)
@@ -163,7 +164,8 @@ def perform(console: Console, folder: Path, services: list[Service], frames: int
             show(console, worker, orchestrator, experiment)
         console.print(
             f"\nBoth ran at the same time for {overlap_s:.1f} s:"
-            f" {cpu.experiment_id} from {span(cpu)}, {gpu.experiment_id} from {span(gpu)} (UTC)."
+            f" {cpu.experiment_id} from {span(cpu)}, {gpu.experiment_id} from {span(gpu)} (UTC).",
+            soft_wrap=True,
         )
         console.print("Both were measured, stored by the worker and delivered to the orchestrator.")
 
@@ -184,6 +186,22 @@ def start_both(
     return worker, orchestrator
 
 
+def await_lanes(console: Console, client: httpx.Client, worker: Service) -> None:
+    """Jobs are taken before that too, they only wait; here the first one is to run when the second one comes."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        found = client.get(f"{worker.url}/lanes").raise_for_status().json()["lanes"]
+        for lane in found:
+            if lane["state"] == "failed":
+                raise DemoFailed(f"The lane {lane['name']} does not come up: {lane['reason']}")
+        if all(lane["state"] == "idle" for lane in found):
+            names = ", ".join(f"{lane['name']} on {lane['device']} ({lane['device_name']})" for lane in found)
+            console.print(f"The lanes are warm: {names}.")
+            return
+        time.sleep(POLL_S)
+    raise DemoFailed(f"The lanes were not warm within {READY_WITHIN_S:.0f} s.")
+
+
 def lanes() -> str:
     """A CPU lane and a GPU lane; without a GPU that torch can use the latter stands on the CPU and says so."""
     usable = Path("/dev/nvidia0").exists() and torch_finds_cuda()
@@ -202,7 +220,7 @@ def start(name: str, folder: Path, *, lanes: str, orchestrator: str | None = Non
     command += ["--data", str(data), "--lanes", lanes, "--store", "sqlite"]
     if orchestrator:
         command += ["--orchestrator", orchestrator]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}  # noqa: TID251 - to pass it on
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -322,14 +340,16 @@ def span(experiment: Experiment) -> str:
 def await_delivery(client: httpx.Client, orchestrator: Service, experiment: Experiment) -> None:
     """Wait until the worker says that it delivered and the orchestrator shows the result."""
     deadline = time.monotonic() + DELIVERED_WITHIN_S
-    name, status, delivery = experiment.experiment_id, None, None
+    name, status, delivery = experiment.experiment_id, "nothing", None
     while time.monotonic() < deadline:
         experiment.job = client.get(experiment.url).raise_for_status().json()
         delivery = (experiment.job.get("delivery") or {}).get("state")
         answer = client.get(f"{orchestrator.url}/experiment/{name}/status")
-        status = answer.json().get("status") if answer.status_code == 200 else f"HTTP {answer.status_code}"
+        result = answer.json() if answer.status_code == 200 else {}
+        status = result.get("status", f"HTTP {answer.status_code}")
         listed = client.get(f"{orchestrator.url}/experiments").raise_for_status().json()["completed_experiments"]
-        if delivery == "delivered" and status == "completed" and name in listed:
+        arrived = status == "completed" and result.get("job_id") == experiment.job["id"] and name in listed
+        if delivery == "delivered" and arrived:
             return
         time.sleep(POLL_S)
     raise DemoFailed(f"{name} was not delivered: the worker says {delivery}, the orchestrator says {status}.")

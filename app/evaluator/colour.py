@@ -38,65 +38,118 @@ def rgb_from_yuv(colour: Format) -> npt.NDArray[np.float64]:
     return np.column_stack([inverse, -inverse @ forward[:, 3]])
 
 
-def convert(picture: Picture, source: Format, target: Format) -> Picture:
-    """The picture in the target's format; the same arrays where nothing changes. Both share depth, matrix and range."""
-    if source.rgb == target.rgb and source.subsampled == target.subsampled:
-        return picture
-    height, width = picture[0].shape
-    if source.rgb == target.rgb:
-        resample = _halve if target.subsampled else _double
-        return picture[0], *(resample(plane, (height, width)) for plane in picture[1:])  # type: ignore[return-value]
-    out = empty_picture(target, height, width)
-    top = float((1 << source.bit_depth) - 1)
-    if target.rgb:
-        _to_rgb(*picture, rgb_from_yuv(source), int(source.subsampled), top, *out)
-    else:
-        _to_yuv(*picture, yuv_from_rgb(source), 1 + target.subsampled, top, *out)
-    return read_only(out)
+class Converter:
+    """Turns pictures of one size from ``source`` to ``target``; both share depth, matrix and range.
+
+    It owns the memory of its result, which the next call overwrites: fresh memory costs as much as the arithmetic.
+    """
+
+    def __init__(self, source: Format, target: Format, height: int, width: int) -> None:
+        self._source, self._target = source, target
+        self._same = source.rgb == target.rgb and source.subsampled == target.subsampled
+        self._room = None if self._same else empty_picture(target, height, width)
+        self._top = float((1 << source.bit_depth) - 1)
+        self._to_rgb, self._to_yuv = rgb_from_yuv(source), yuv_from_rgb(source)
+
+    def __call__(self, picture: Picture) -> Picture:
+        """The picture in the target's format, read-only; the same arrays where nothing changes."""
+        if self._room is None:
+            return picture
+        if self._source.rgb == self._target.rgb:
+            resample = box2 if self._target.subsampled else self._double
+            return read_only((picture[0], resample(picture[1]), resample(picture[2])))
+        if self._target.rgb:
+            _yuv_to_rgb(*picture, self._to_rgb, int(self._source.subsampled), self._top, *self._room)
+        else:
+            _rgb_to_yuv(*picture, self._to_yuv, 1 + self._target.subsampled, self._top, *self._room)
+        return read_only(self._room)
+
+    def _double(self, plane: Plane) -> Plane:
+        assert self._room is not None
+        height, width = self._room[1].shape
+        return np.repeat(np.repeat(plane, 2, axis=0), 2, axis=1)[:height, :width]
 
 
-def _double(plane: Plane, shape: tuple[int, int]) -> Plane:
-    return np.repeat(np.repeat(plane, 2, axis=0), 2, axis=1)[: shape[0], : shape[1]]
+# Only what says that there is no NaN and no infinity: results stay those of the written arithmetic.
+_FINITE = {"nnan", "ninf", "nsz"}
 
 
-def _halve(plane: Plane, shape: tuple[int, int]) -> Plane:
-    return box2(plane)
+@kernel(fastmath=_FINITE)
+def _clipped(value, top):  # type: ignore[no-untyped-def]
+    value = value if value > 0.0 else 0.0
+    return np.int32(value if value < top else top)
 
 
-@kernel()
-def _to_rgb(y, u, v, m, shift, top, r, g, b):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FINITE)
+def _replicated(u, v, by_u, by_v, offset, shift, out):  # type: ignore[no-untyped-def]
+    """A row of chroma's share in one colour, brought to luma's width."""
+    width = out.shape[0]
+    if shift == 0:
+        for j in range(width):
+            out[j] = by_u * u[j] + by_v * v[j] + offset
+        return
+    for j in range(width // 2):
+        share = by_u * u[j] + by_v * v[j] + offset
+        out[2 * j] = share
+        out[2 * j + 1] = share
+    if width % 2:
+        out[width - 1] = by_u * u[width // 2] + by_v * v[width // 2] + offset
+
+
+@kernel(fastmath=_FINITE)
+def _yuv_to_rgb(y, u, v, m, shift, top, r, g, b):  # type: ignore[no-untyped-def]
     height, width = y.shape
-    red, green, blue = np.empty(width), np.empty(width), np.empty(width)
+    share = np.empty((3, width))
     for i in range(height):
         if i & shift == 0:
-            for j in range(width):
-                cu, cv = float(u[i >> shift, j >> shift]), float(v[i >> shift, j >> shift])
-                red[j] = m[0, 1] * cu + m[0, 2] * cv + m[0, 3] + 0.5
-                green[j] = m[1, 1] * cu + m[1, 2] * cv + m[1, 3] + 0.5
-                blue[j] = m[2, 1] * cu + m[2, 2] * cv + m[2, 3] + 0.5
-        for j in range(width):
-            r[i, j] = np.int32(min(max(m[0, 0] * y[i, j] + red[j], 0.0), top))
-            g[i, j] = np.int32(min(max(m[1, 0] * y[i, j] + green[j], 0.0), top))
-            b[i, j] = np.int32(min(max(m[2, 0] * y[i, j] + blue[j], 0.0), top))
+            for k in range(3):
+                _replicated(u[i >> shift], v[i >> shift], m[k, 1], m[k, 2], m[k, 3] + 0.5, shift, share[k])
+        _with_luma(y[i], m[0, 0], share[0], top, r[i])
+        _with_luma(y[i], m[1, 0], share[1], top, g[i])
+        _with_luma(y[i], m[2, 0], share[2], top, b[i])
 
 
-@kernel()
-def _to_yuv(r, g, b, m, step, top, y, u, v):  # type: ignore[no-untyped-def]
-    height, width = r.shape
+@kernel(fastmath=_FINITE)
+def _with_luma(y, by_y, share, top, out):  # type: ignore[no-untyped-def]
+    for j in range(y.shape[0]):
+        out[j] = _clipped(by_y * y[j] + share[j], top)
+
+
+@kernel(fastmath=_FINITE)
+def _mixed(r, g, b, row, top, out):  # type: ignore[no-untyped-def]
+    by_r, by_g, by_b, offset = row[0], row[1], row[2], row[3] + 0.5
+    for j in range(out.shape[0]):
+        out[j] = _clipped(by_r * r[j] + by_g * g[j] + by_b * b[j] + offset, top)
+
+
+@kernel(fastmath=_FINITE)
+def _halved(upper, lower, out):  # type: ignore[no-untyped-def]
+    """The mean of each 2x2 block of two rows, not rounded; at an odd edge of the samples that are there."""
+    width = upper.shape[0]
+    for j in range(width // 2):
+        total = (
+            np.int32(upper[2 * j]) + np.int32(upper[2 * j + 1]) + np.int32(lower[2 * j]) + np.int32(lower[2 * j + 1])
+        )
+        out[j] = 0.25 * total
+    if width % 2:
+        out[width // 2] = 0.5 * (np.int32(upper[width - 1]) + np.int32(lower[width - 1]))
+
+
+@kernel(fastmath=_FINITE)
+def _rgb_to_yuv(r, g, b, m, step, top, y, u, v):  # type: ignore[no-untyped-def]
+    height = r.shape[0]
     for i in range(height):
-        for j in range(width):
-            luma = m[0, 0] * r[i, j] + m[0, 1] * g[i, j] + m[0, 2] * b[i, j] + m[0, 3] + 0.5
-            y[i, j] = np.int32(min(max(luma, 0.0), top))
+        _mixed(r[i], g[i], b[i], m[0], top, y[i])
+    if step == 1:
+        for i in range(height):
+            _mixed(r[i], g[i], b[i], m[1], top, u[i])
+            _mixed(r[i], g[i], b[i], m[2], top, v[i])
+        return
+    mean = np.empty((3, u.shape[1]))
     for i in range(u.shape[0]):
-        i0 = i * step
-        i1 = min(i0 + step - 1, height - 1)
-        for j in range(u.shape[1]):
-            j0 = j * step
-            j1 = min(j0 + step - 1, width - 1)
-            red = 0.25 * (float(r[i0, j0]) + r[i0, j1] + r[i1, j0] + r[i1, j1])
-            green = 0.25 * (float(g[i0, j0]) + g[i0, j1] + g[i1, j0] + g[i1, j1])
-            blue = 0.25 * (float(b[i0, j0]) + b[i0, j1] + b[i1, j0] + b[i1, j1])
-            cu = m[1, 0] * red + m[1, 1] * green + m[1, 2] * blue + m[1, 3] + 0.5
-            cv = m[2, 0] * red + m[2, 1] * green + m[2, 2] * blue + m[2, 3] + 0.5
-            u[i, j] = np.int32(min(max(cu, 0.0), top))
-            v[i, j] = np.int32(min(max(cv, 0.0), top))
+        last = min(2 * i + 1, height - 1)
+        _halved(r[2 * i], r[last], mean[0])
+        _halved(g[2 * i], g[last], mean[1])
+        _halved(b[2 * i], b[last], mean[2])
+        _mixed(mean[0], mean[1], mean[2], m[1], top, u[i])
+        _mixed(mean[0], mean[1], mean[2], m[2], top, v[i])

@@ -10,7 +10,7 @@ from numba import njit
 Function: TypeAlias = Callable[..., Any]
 
 
-def kernel(*, fastmath: bool = False) -> Callable[[Function], Function]:
+def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Function], Function]:
     """Compile at the first call and keep the machine code beside the source, or where ``NUMBA_CACHE_DIR`` says.
 
     Where neither can be written (a read-only image without that setting) it is compiled anew by each process.

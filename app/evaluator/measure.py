@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from app.evaluator.clips.source import OpenClip
 from app.evaluator.codec import Geometry, Layout
-from app.evaluator.colour import DOWN_FILTER, UP_FILTER, convert
+from app.evaluator.colour import DOWN_FILTER, UP_FILTER, Converter
 from app.evaluator.frames import Format, empty_picture, picture_of, planes_of, read_only
-from app.evaluator.metrics import METRICS, FramePair, Scores
+from app.evaluator.metrics import METRICS, load
+from app.evaluator.metrics.base import Pairing, Scores
 
 
 def measure(opened: OpenClip, decoded: npt.NDArray[np.uint8], metrics: Sequence[str]) -> Scores:
@@ -21,15 +23,11 @@ def measure(opened: OpenClip, decoded: npt.NDArray[np.uint8], metrics: Sequence[
     """
     geometry = opened.buffer.geometry
     source_planes, decoded_planes = opened.buffer.planes, planes_of(decoded, geometry)
-    running = [METRICS[name](opened.native.peak) for name in metrics]
+    running = [load(name)(opened.native.peak) for name in metrics]
+    pairing = Pairing(opened.native, opened.coded, geometry.height, geometry.width)
     for index in range(geometry.frames):
-        native = picture_of(opened.planes, index)
-        coded = picture_of(decoded_planes, index)
-        pair = FramePair(
-            native=(native, convert(coded, opened.coded, opened.native)),
-            native_format=opened.native,
-            coded=(picture_of(source_planes, index), coded),
-            coded_format=opened.coded,
+        pair = pairing.pair(
+            picture_of(opened.planes, index), picture_of(source_planes, index), picture_of(decoded_planes, index)
         )
         for metric in running:
             metric.add(pair)
@@ -69,16 +67,13 @@ def describe_conversion(opened: OpenClip, layout: Layout) -> dict[str, str]:
 
 
 def warm_up() -> None:
-    """Compile or load every kernel that an 8-bit clip needs, so that no job waits for it."""
+    """Compile or load every kernel that an 8-bit 4:2:0 clip needs, so that no job waits for it."""
     yuv = Format(rgb=False, subsampled=True, bit_depth=8, matrix="bt709", full_range=False)
-    rgb = Format(rgb=True, subsampled=False, bit_depth=8, matrix="bt709", full_range=False)
-    blank = empty_picture(yuv, 16, 16)
-    for plane in blank:
-        plane.fill(128)
-    picture = read_only(blank)
-    coded = convert(picture, yuv, rgb)
-    pair = FramePair((picture, convert(coded, rgb, yuv)), yuv, (coded, coded), rgb)
-    for factory in METRICS.values():
-        metric = factory(yuv.peak)
-        metric.add(pair)
-        metric.result()
+    for coded in (yuv, replace(yuv, rgb=True, subsampled=False)):
+        blank = read_only(empty_picture(yuv, 16, 16))
+        source = Converter(yuv, coded, 16, 16)(blank)
+        pair = Pairing(yuv, coded, 16, 16).pair(blank, source, source)
+        for name in METRICS:
+            metric = load(name)(yuv.peak)
+            metric.add(pair)
+            metric.result()

@@ -82,7 +82,8 @@ class _Attempt:
         clock: Callable[[], float],
     ) -> None:
         self._spec, self._suite, self._codec, self._source, self._observe = spec, suite, codec, source, observe
-        self._clips = [clip for clip in suite.clips if not spec.clips or clip.name in spec.clips]
+        clips = {clip.name: clip for clip in suite.clips}
+        self._clips = [clips[name] for name in spec.clips or clips if name in clips]
         self._budget = Budget(spec.limits, clock)
         self._eta = Eta([_pixels(clip, spec) for clip in self._clips for _ in spec.rate_points], clock)
         self._total = 2 * len(self._clips) * len(spec.rate_points)

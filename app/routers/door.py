@@ -6,11 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.routers.errors import problem
-
-
-class _TooLarge(Exception):
-    pass
+from app.routers.errors import BodyTooLarge, problem, too_large
 
 
 class BodyLimit:
@@ -24,7 +20,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = problem(413, f"the body is over the limit of {self._max_bytes} bytes", headers={"connection": "close"})
+        answer = too_large(BodyTooLarge(self._max_bytes))
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
             await answer(scope, receive, send)
@@ -38,7 +34,7 @@ class BodyLimit:
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._max_bytes:
-                    raise _TooLarge
+                    raise BodyTooLarge(self._max_bytes)
             return message
 
         async def noting_send(message: Message) -> None:
@@ -48,7 +44,7 @@ class BodyLimit:
 
         try:
             await self._app(scope, bounded_receive, noting_send)
-        except _TooLarge:
+        except BodyTooLarge:
             if not started:
                 await answer(scope, receive, send)
 

@@ -66,6 +66,17 @@ def problem(
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
+class BodyTooLarge(Exception):
+    """The body is over the limit, whatever its header said."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is over the limit of {max_bytes} bytes")
+
+
+def too_large(error: BodyTooLarge) -> JSONResponse:
+    return problem(413, str(error), headers={"connection": "close"})
+
+
 def of_error(error: BitlaneError) -> JSONResponse:
     """The problem for one of our own errors."""
     status, error_type, retryable = TABLE.get(type(error), (500, "internal_error", False))
@@ -124,6 +135,11 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    # The framework answers 400 to whatever happens while it reads a body; what happened is the cause.
+    if isinstance(error.__cause__, BodyTooLarge):
+        return too_large(error.__cause__)
+    if isinstance(error.__cause__, ValueError | RecursionError):
+        return of_error(InvalidSpec([FieldError(field="body", message=f"not JSON: {error.__cause__}")]))
     return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
 

@@ -121,6 +121,7 @@ class Call:
         self._logs = list(logs)
         self._await_exit = await_exit
         self._exited: Exited | None = None
+        self._ended = False
         self.watch = watch
         self._interrupt = interrupt
         self._zygote_fd = zygote.fileno()
@@ -155,16 +156,18 @@ class Call:
         if reply.get("op") == "failed":
             self._reported(reply)
         if reply.get("op") != answer:
-            self._fault(
-                "contract_violation", "the process broke the protocol of the jail: an answer to another question"
-            )
+            self.violated("an answer to another question")
         return reply, took
 
     def _unasked(self) -> NoReturn:
         reply = self._receive()
         if reply.get("op") == "broken":
             raise SandboxLost(f"a jail could not be made: {wire.text(reply, 'message', MAX_MESSAGE_CHARS)}")
-        self._fault("contract_violation", "the process broke the protocol of the jail: a message that nobody asked for")
+        self.violated("a message that nobody asked for")
+
+    def violated(self, how: str) -> NoReturn:
+        """The jail said what it must not."""
+        self._fault("contract_violation", f"the process broke the protocol of the jail: {how}")
 
     def _reply(self) -> dict[str, Any]:
         while True:
@@ -180,7 +183,7 @@ class Call:
         except wire.Closed:
             self._gone()
         except wire.WireError as error:
-            self._fault("contract_violation", f"the process broke the protocol of the jail: {error}")
+            self.violated(str(error))
 
     def _wait(self, deadline: float) -> set[int]:
         """What of channel and pidfd is readable. Drains logs, watches memory and listens to the interrupt meanwhile."""
@@ -226,9 +229,9 @@ class Call:
             message = wire.text(reply, "message", MAX_MESSAGE_CHARS) or "no message"
             trace = wire.text(reply, "traceback", MAX_TRACEBACK_CHARS + 100)
         except wire.WireError as error:
-            self._fault("contract_violation", f"the process broke the protocol of the jail: {error}")
+            self.violated(str(error))
         if kind not in faults.REPORTABLE:
-            self._fault("contract_violation", "the process broke the protocol of the jail: an unknown kind of failure")
+            self.violated("an unknown kind of failure")
         limit, used = (_number(reply.get(key)) for key in ("limit", "used"))
         if kind == "memory_limit":
             limit, used = self.watch.memory_bytes, self.watch.used_bytes()
@@ -285,23 +288,28 @@ class Call:
             log_tail=self.tail.text() or None,
         )
 
+    def begin(self) -> None:
+        """The jail is as it should be before the submission is there: its time and memory count from now."""
+        self._deadline = time.perf_counter() + self._wall_s
+        self.watch.begin()
+
     def end(self) -> Exited:
         """Kill what runs, wait until it is dead, take the last of the log and close everything. Safe to call again."""
-        if self._exited is not None:
-            return self._exited
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        try:
-            self._exited = self._await_exit()
-        finally:
-            for fd in self._logs:
-                self.tail.drain_all(fd)
-            self.close()
-        if self._exited.survivors:
-            raise SandboxLost(f"{self._exited.survivors} processes of a jail could not be killed")
+        if not self._ended:
+            self._ended = True
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            try:
+                self._exited = self._await_exit()
+            finally:
+                for fd in self._logs:
+                    self.tail.drain_all(fd)
+                self._close()
+        if self._exited is None or self._exited.survivors:
+            raise SandboxLost("the processes of a jail could not be ended")
         return self._exited
 
-    def close(self) -> None:
+    def _close(self) -> None:
         for fd in self._logs:
             os.close(fd)
         self._logs.clear()

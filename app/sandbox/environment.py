@@ -9,7 +9,9 @@ _KEPT = (
     "LANG",
     "LC_ALL",
     "TZ",
+    "HOME",
     "TMPDIR",
+    "NUMBA_CACHE_DIR",
     "LD_LIBRARY_PATH",
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
@@ -39,7 +41,8 @@ def allowed() -> dict[str, str]:
 def for_zygote() -> dict[str, str]:
     """The whole environment of a zygote, and so of its jails: same hashes, same thread counts, no home."""
     kept = allowed()
-    kept.pop("TMPDIR", None)
+    for name in ("TMPDIR", "NUMBA_CACHE_DIR"):
+        kept.pop(name, None)
     fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     return {**kept, **_SINGLE_THREADED, **fixed}
 

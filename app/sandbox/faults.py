@@ -16,6 +16,7 @@ REPORTABLE = frozenset(
         "exception",
         "invalid_output",
         "contract_violation",
+        "integrity",
         "memory_limit",
         "gpu_memory_limit",
         "output_limit",

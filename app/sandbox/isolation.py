@@ -17,6 +17,13 @@ from app.sandbox import environment, limits, syscalls
 JOB_FD = 3
 MOUNTED_SCRATCH = "/dev/shm/scratch"
 _FIRST_FREE_FD = 64
+_PAGE_BYTES = 4096  # a tmpfs of size 0 would have no bound
+
+_NAMESPACES = {
+    "user_namespace": syscalls.CLONE_NEWUSER,
+    "pid_namespace": syscalls.CLONE_NEWPID,
+    "mount_namespace": syscalls.CLONE_NEWNS,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,25 +55,61 @@ class Confinement:
 def enter_namespaces() -> tuple[str, ...]:
     """Give this process's future children a PID namespace, and itself a mount namespace; the names of those that work.
 
-    Root does without a user namespace; anybody else needs one to be allowed the rest. Must run before any thread.
+    Each choice, the best first, is rehearsed in a child, since half an entry cannot be undone. Must run before any
+    thread.
     """
-    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID
-    if os.geteuid() == 0:
+    for names in _choices():
+        if _rehearsed(names):
+            _enter(names)
+            return names
+    return ()
+
+
+def _choices() -> tuple[tuple[str, ...], ...]:
+    """Root may do without a user namespace; anybody else needs one to be allowed the rest."""
+    both, pids = ("pid_namespace", "mount_namespace"), ("pid_namespace",)
+    owned = (("user_namespace", *both), ("user_namespace", *pids))
+    return (both, *owned, pids) if os.geteuid() == 0 else owned
+
+
+def _enter(names: Sequence[str]) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    flags = 0
+    for name in names:
+        flags |= _NAMESPACES[name]
+    syscalls.unshare(flags)
+    if "user_namespace" in names:
+        _map_identity(uid, gid)
+    if "mount_namespace" in names:
+        syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def _rehearsed(names: Sequence[str]) -> bool:
+    pid = os.fork()
+    if pid == 0:
         try:
-            syscalls.unshare(flags)
-        except OSError:
-            return ()
-        entered: tuple[str, ...] = ()
-    else:
-        uid, gid = os.geteuid(), os.getegid()
+            _enter(names)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(_rehearse_jail(names), 0)[1]))
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _rehearse_jail(names: Sequence[str]) -> int:
+    """In a first process of the new namespaces, what a zygote and its jails will do there."""
+    pid = os.fork()
+    if pid == 0:
         try:
-            syscalls.unshare(flags | syscalls.CLONE_NEWUSER)
-            _map_identity(uid, gid)
-        except OSError:
-            return ()
-        entered = ("user_namespace",)
-    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    return (*entered, "pid_namespace", "mount_namespace")
+            own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+            if "mount_namespace" in names:
+                syscalls.unshare(syscalls.CLONE_NEWNS)
+                syscalls.mount("scratch", os.path.dirname(MOUNTED_SCRATCH), "tmpfs", syscalls.MS_NOSUID, "size=4096")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
 
 
 def _map_identity(uid: int, gid: int) -> None:
@@ -109,7 +152,7 @@ def private_scratch(confinement: Confinement) -> None:
     """A tmpfs in place of the machine's shared memory, which goes with the process; else the bare directory."""
     if confinement.own_mounts:
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        options = f"mode=0700,size={confinement.scratch_bytes}"
+        options = f"mode=0700,size={max(confinement.scratch_bytes, _PAGE_BYTES)}"
         syscalls.mount("scratch", os.path.dirname(MOUNTED_SCRATCH), "tmpfs", flags, options)
         os.mkdir(MOUNTED_SCRATCH, 0o700)
     os.chdir(confinement.scratch)

@@ -1,8 +1,8 @@
 """The life of a jailed process after its layers are in place: load, setup, go, done; then it waits to be killed.
 
-Messages in: ``load`` (with the code), ``setup`` (with the output memory), ``go`` (with the input), or ``probe``. Each
-is answered before the next is read, so that the supervisor can time the phases. Inputs come with ``go`` alone: code that
-looks for them earlier finds nothing.
+Messages in: ``load`` (with the code), ``setup`` (with the output memory), ``go`` (with the input); before
+them ``open`` on a CUDA lane. Each is answered before the next is read, so that the supervisor can time the phases.
+Inputs come with ``go`` alone: code that looks for them earlier finds nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from typing import Any, NoReturn
 from app.sandbox import environment, faults, isolation, limits, memory, wire
 from app.sandbox.contracts import CONTRACTS
 from app.sandbox.contracts.base import ClipInfo, Context, Contract, Geometry
-
-_MAX_SELF_REPORTED = 64
 
 
 def import_contracts() -> None:
@@ -78,7 +76,7 @@ class Session:
             "load": self.load,
             "setup": self.setup,
             "go": self.go,
-            "probe": probe,
+            "open": open_device,
         }
         while True:
             message, descriptors = wire.receive(self._channel, descriptors=1)
@@ -97,12 +95,9 @@ class Session:
         self.contract = CONTRACTS[message["contract"]]
         self.output_bytes = message["output_bytes"]
         _limit(message)
-        device = message["device"]
         environment.share_threads(message["threads"])
         seed_everything(message["seed"], message["threads"])
-        if device.startswith("cuda"):
-            open_cuda(device, message["device_memory_share"])
-        self.context = Context(device=device, seed=message["seed"], scratch=self._scratch)
+        self.context = Context(device=message["device"], seed=message["seed"], scratch=self._scratch)
         self.module = load_module(faults.SOURCES[self.side], source, self._scratch)
         self.contract.check(self.side, self.module)
         return {"op": "loaded"}
@@ -200,39 +195,32 @@ def load_module(filename: str, source: str, scratch: str) -> types.ModuleType:
     return module
 
 
-def open_cuda(device: str, share: float) -> None:
-    """Make this process's context before any clock runs, and bound what torch may allocate on the device."""
-    import torch
-
-    torch.cuda.set_device(device)
-    torch.cuda.set_per_process_memory_fraction(share, device)
-    warm = torch.ones(16, 16, device=device)
-    (warm @ warm).sum().item()
-    torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
-    torch.cuda.reset_peak_memory_stats(device)
-
-
-def probe(message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Open the device as a job would; its name and memory."""
+def open_device(message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+    """Make this process's CUDA context before any clock runs, and bound what torch may allocate on the device."""
     import torch
 
     for fd in descriptors:
         os.close(fd)
     device = message["device"]
-    open_cuda(device, 1.0)
-    properties = torch.cuda.get_device_properties(device)
-    return {"op": "probed", "name": properties.name, "bytes": properties.total_memory}
+    torch.cuda.set_device(device)
+    torch.cuda.set_per_process_memory_fraction(message["device_memory_share"], device)
+    warm = torch.ones(16, 16, device=device)
+    (warm @ warm).sum().item()
+    torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"op": "opened", "name": torch.cuda.get_device_name(device)}
 
 
 def _synchronise(device: str) -> None:
-    if str(device) != "cpu":
+    if device != "cpu":
         import torch
 
         torch.cuda.synchronize(device)
 
 
 def _device_peak(device: str) -> int | None:
-    if str(device) == "cpu":
+    if device == "cpu":
         return None
     import torch
 

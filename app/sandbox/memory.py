@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _SEALED = _FIXED_SIZE | fcntl.F_SEAL_WRITE
@@ -22,6 +24,16 @@ def sealed(data: bytes, name: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextmanager
+def holding(data: bytes, name: str) -> Iterator[int]:
+    """The same for a block: the descriptor is closed after it."""
+    fd = sealed(data, name)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def output(size_bytes: int, name: str, *, populate: bool) -> int:
@@ -59,8 +71,8 @@ def shared_map(fd: int, size_bytes: int) -> mmap.mmap:
 
 
 def read(fd: int, size_bytes: int) -> bytes:
-    """The first ``size_bytes`` bytes."""
+    """The first ``size_bytes`` bytes. (Kernels before 6.7 refuse shared maps of write-sealed memory.)"""
     if size_bytes == 0:
         return b""
-    with mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as view:
+    with mmap.mmap(fd, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
         return view[:]

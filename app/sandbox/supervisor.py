@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,15 @@ class Supervisor:
 
     def warm(self) -> None:
         """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
-        if self._process is not None and self._process.poll() is None:
-            return
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        if not self.layers:
+            message, _ = self._from_zygote("ready", _READY_S)
+            self.layers = tuple(message["layers"])
+            self.versions = message["versions"]
+
+    def start(self) -> None:
+        """Start a fresh zygote without waiting until it is ready."""
         self.close()
         ours, theirs = wire.pair()
         self._channel = ours
@@ -92,12 +100,10 @@ class Supervisor:
                 env=environment.for_zygote(),
                 pass_fds=[theirs.fileno()],
             )
-        message, _ = self._from_zygote("ready", _READY_S)
-        self.layers = tuple(message["layers"])
-        self.versions = message["versions"]
 
     def close(self) -> None:
         """End the zygote and with it every jail. Safe to call twice."""
+        self.layers = ()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -111,16 +117,8 @@ class Supervisor:
 
         When it returns or raises, no process of the call is left, nor any file of it.
         """
-        self.warm()
-        directory = None if "mount_namespace" in self.layers else tempfile.mkdtemp("", "bitlane-", self._scratch_root)
-        try:
+        with self._directory() as directory:
             return self._call(request, interrupt, directory)
-        except SandboxLost:
-            self.close()
-            raise
-        finally:
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
 
     def _call(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Finished:
         decoding = request.side == "decode"
@@ -138,9 +136,7 @@ class Supervisor:
                 used = size_bytes if decoding else wire.size(done, "bytes", request.output_bytes)
                 device_peak = None if request.device == "cpu" else wire.size(done, "device_peak_bytes", 2**50)
             except wire.WireError as error:
-                raise JailFault(
-                    "contract_violation", f"the process broke the jail's protocol: {error}", phase="go"
-                ) from None
+                call.violated(str(error))
             return Finished(
                 output=_mapped(output_fd, used) if decoding else memory.read(output_fd, used),
                 load_s=load_s,
@@ -156,7 +152,6 @@ class Supervisor:
 
     def probe(self, device: str) -> str:
         """The device's name, as a jail that opens it sees it. Raises ``SandboxLost`` if it cannot be used."""
-        self.warm()
         request = Request(
             side="encode",
             contract="native",
@@ -167,23 +162,30 @@ class Supervisor:
             wall_s=_PROBE_S,
             memory_bytes=2**40,
             output_bytes=0,
-            scratch_bytes=2**20,
+            scratch_bytes=2**30,
             log_bytes=4096,
+            device=device,
         )
-        directory = tempfile.mkdtemp("", "bitlane-", self._scratch_root)
-        nothing = memory.sealed(b"", "nothing")
-        try:
+        with self._directory() as directory:
             call = self._fork(request, None, directory)
             try:
-                answer, _ = call.ask("probe", {"op": "probe", "device": device}, [nothing], "probed")
+                return _open_device(call, request)
             finally:
                 call.end()
-            return str(answer["name"])
-        except JailFault as fault:
-            raise SandboxLost(f"the device {device} cannot be used: {fault.message}") from fault
+
+    @contextmanager
+    def _directory(self) -> Iterator[str | None]:
+        """Where a jail writes that cannot mount a place of its own; gone after the block. The zygote is warm in it."""
+        self.warm()
+        directory = None if "mount_namespace" in self.layers else tempfile.mkdtemp("", "bitlane-", self._scratch_root)
+        try:
+            yield directory
+        except SandboxLost:
+            self.close()
+            raise
         finally:
-            os.close(nothing)
-            shutil.rmtree(directory, ignore_errors=True)
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def _fork(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Call:
         assert self._channel is not None
@@ -267,15 +269,26 @@ class Supervisor:
 
 def _drive(call: Call, request: Request, output_fd: int) -> tuple[dict[str, Any], float, float, float]:
     """Load, setup, go, done: the last answer, and the seconds of each phase."""
-    code_fd = memory.sealed(request.code.encode(), "code")
-    try:
+    if request.device != "cpu":
+        _open_device(call, request)
+    call.begin()
+    with memory.holding(request.code.encode(), "code") as code_fd:
         _, load_s = call.ask("load", _load_message(request), [code_fd], "loaded")
-    finally:
-        os.close(code_fd)
     setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
     _, setup_s = call.ask("setup", setup, [output_fd], "ready")
     done, call_s = call.ask(request.side, {"op": "go", "input_bytes": request.input_bytes}, [request.input_fd], "done")
     return done, load_s, setup_s, call_s
+
+
+def _open_device(call: Call, request: Request) -> str:
+    """Have the jail open its device; the device's name. Nothing of the submission is there yet: a failure is ours."""
+    message = {"op": "open", "device": request.device, "device_memory_share": request.device_memory_share}
+    with memory.holding(b"", "nothing") as nothing:
+        try:
+            answer, _ = call.ask("open", message, [nothing], "opened")
+        except JailFault as fault:
+            raise SandboxLost(f"the device {request.device} cannot be used: {fault.message}") from fault
+    return str(answer["name"])
 
 
 def _load_message(request: Request) -> dict[str, Any]:
@@ -289,7 +302,6 @@ def _load_message(request: Request) -> dict[str, Any]:
         "output_bytes",
         "scratch_bytes",
         "wall_s",
-        "device_memory_share",
     )
     message = {name: getattr(request, name) for name in fields}
     return {"op": "load", "mapped_bytes": _mapped_bytes(request), **message}
@@ -311,4 +323,8 @@ def _told(done: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not isinstance(told, dict) or len(told) > _MAX_TOLD:
         raise wire.WireError("self_reported is not a map of numbers")
-    return {str(key)[:64]: value for key, value in told.items() if type(value) in (bool, int, float)}
+    return {wire.clean(key)[:64]: value for key, value in told.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (bool, int, float) and abs(value) < 2**53

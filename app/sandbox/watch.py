@@ -43,9 +43,7 @@ class Watch:
         self._tree = tree
         self._mapped_bytes = mapped_bytes
         self._directory = directory
-        start = processes.memory_of(pid)
-        self._start_bytes = start.own_bytes if start else 0
-        self._peak_bytes = 0
+        self.begin()
 
     def look(self) -> Breach | None:
         """Measure once; what is breached, if anything."""
@@ -58,6 +56,12 @@ class Watch:
                 message = f"the processes together held {used} bytes of memory, over the limit of {self.memory_bytes}"
                 return Breach(error_type="memory_limit", message=message, limit=self.memory_bytes, used=used)
         return self._look_at_scratch()
+
+    def begin(self) -> None:
+        """What the process holds now is what the jail starts with."""
+        now = processes.memory_of(self._pid)
+        self._start_bytes = now.own_bytes if now else 0
+        self._peak_bytes = 0
 
     def used_bytes(self) -> int:
         """The most memory seen so far, above the start."""

@@ -94,8 +94,13 @@ def text(message: dict[str, Any], key: str, limit: int) -> str | None:
         return None
     if not isinstance(value, str):
         raise WireError(f"{key} is not a string")
-    cleaned = value.encode("utf-8", "replace").decode()
+    cleaned = clean(value)
     return cleaned if len(cleaned) <= limit else "... " + cleaned[-limit:]
+
+
+def clean(value: str) -> str:
+    """Without lone surrogates, which JSON may carry and nothing else can write."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def size(message: dict[str, Any], key: str, limit: int) -> int:

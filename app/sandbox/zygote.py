@@ -101,7 +101,7 @@ class Zygote:
         self._channel = channel
         self._layers = layers
         self._children: dict[int, Child] = {}
-        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if layers else None
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
 
     def serve(self) -> None:
         """Answer until the evaluator is gone."""

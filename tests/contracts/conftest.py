@@ -5,12 +5,11 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from store_backends import Backend, free_port
+from store_backends import Backend, free_port, make_backend
 
 from app.adapters.stores.dynamodb import DynamoStore
 from app.adapters.stores.sqlite import SqliteStore
@@ -65,13 +64,6 @@ def aws_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-
-
-def make_backend(kind: str, request: pytest.FixtureRequest, data: Path) -> Backend:
-    if kind == "sqlite":
-        return Backend(kind=kind, data=data)
-    endpoint = request.getfixturevalue(kind.removeprefix("dynamodb-"))
-    return Backend(kind=kind, data=data, table=f"jobs-{uuid.uuid4().hex}", endpoint=endpoint)
 
 
 @pytest.fixture(params=KINDS)

@@ -16,6 +16,10 @@ THROTTLED = (
 )
 
 
+def let_through(operation: str) -> Fault | None:
+    return None
+
+
 def always(fault: Fault) -> Plan:
     return lambda operation: fault
 
@@ -31,8 +35,7 @@ class FaultyProxy:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
-        self.plan: Plan = lambda operation: None
-        self.operations: list[str] = []
+        self.plan: Plan = let_through
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FaultyProxy:
@@ -60,12 +63,10 @@ class FaultyProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+        lines = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
+        headers = {name.lower(): value for name, _, value in lines}
         body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
         operation = headers[b"x-amz-target"].decode().partition(".")[2]
-        names = {name.lower(): name for name in ("PutItem", "GetItem", "Query", "Scan", "BatchGetItem")}
-        operation = names.get(operation, operation)
-        self.operations.append(operation)
         fault = self.plan(operation)
         if fault == "hang":
             await asyncio.Event().wait()

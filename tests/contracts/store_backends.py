@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.stores.dynamo_lease import DynamoLease
+from app.adapters.stores.dynamo_schema import create
+from app.adapters.stores.dynamo_table import DynamoTable
 from app.adapters.stores.dynamodb import DynamoStore
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
@@ -49,12 +54,23 @@ class Backend:
         if self.kind == "sqlite":
             yield FileLease(self.data, clock)
             return
-        async with self.store() as store:
-            assert isinstance(store, DynamoStore)
-            yield DynamoLease(store.table, FileLock(data or self.data), clock)
+        table = DynamoTable(name=self.table, endpoint=self.endpoint, region=None)
+        await table.open()
+        try:
+            await create(table)
+            yield DynamoLease(table, FileLock(data or self.data), clock)
+        finally:
+            await table.close()
 
     def dump(self) -> str:
         return json.dumps([self.kind, str(self.data), self.table, self.endpoint])
+
+
+def make_backend(kind: str, request: pytest.FixtureRequest, data: Path) -> Backend:
+    if kind == "sqlite":
+        return Backend(kind=kind, data=data)
+    endpoint = request.getfixturevalue(kind.removeprefix("dynamodb-"))
+    return Backend(kind=kind, data=data, table=f"jobs-{uuid.uuid4().hex}", endpoint=endpoint)
 
 
 def load_backend(text: str) -> Backend:

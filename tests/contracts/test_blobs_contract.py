@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -70,18 +69,16 @@ async def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) ->
 
 async def test_a_killed_writer_leaves_whole_blobs_only(blobs: LocalBlobs) -> None:
     for _ in range(2):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(blobs.root)],
-            stdout=subprocess.PIPE,
-            text=True,
-            stderr=subprocess.DEVNULL,
+        writer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITER, str(blobs.root), stdout=asyncio.subprocess.PIPE
         )
         assert writer.stdout is not None
-        acknowledged = [writer.stdout.readline().strip() for _ in range(20)]
+        acknowledged = [await writer.stdout.readline() for _ in range(20)]
         writer.kill()
-        acknowledged += [line.strip() for line in writer.communicate()[0].splitlines() if len(line) == 65]
-        for sha256 in acknowledged:
-            assert len(await blobs.get(sha256)) == 200_000
+        acknowledged += (await writer.communicate())[0].splitlines(keepends=True)
+        for line in acknowledged:
+            if line.endswith(b"\n"):
+                assert len(await blobs.get(line.decode().strip())) == 200_000
     (blobs.root / "tmp" / "left-behind").write_bytes(b"half")
     await blobs.open()
     for path in _files(blobs.root):

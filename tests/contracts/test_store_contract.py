@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from store_backends import START, Backend, a_job, a_report, running, succeeded
 
+from app.adapters.stores import dynamodb, sqlite
+from app.adapters.stores.dynamodb import DynamoStore
 from app.domain.errors import Conflict, InvalidSpec, StaleVersion
 from app.domain.job import Job, Status
 from app.ports import JobFilter, Page, Store
@@ -33,11 +35,10 @@ HOSTILE_IDS = (
     "long-" + "日" * 700,
 )
 
-# Not base64, not JSON, and JSON of: [], [1,2], null, ["a","b"], [1e999,"a"], [true,"a"], [1,"\\ud800"]
-BAD_CURSORS = ("", "x", "!!!", "é", "AAAA", "W10", "WzEsMl0", "bnVsbA", "WyJhIiwiYiJd", "WzFlOTk5LCJhIl0") + (
-    "W3RydWUsImEiXQ",
-    "WzEsIlx1ZDgwMCJd",
-    "A" * 10**5,
+# Not base64, not JSON, and JSON of: [], [1,2], null, ["a","b"], [1e999,"a"], [true,"a"], [1,"\ud800"]
+BAD_CURSORS = (
+    *("", "x", "!!!", "é", "AAAA", "A" * 10**5),
+    *("W10", "WzEsMl0", "bnVsbA", "WyJhIiwiYiJd", "WzFlOTk5LCJhIl0", "W3RydWUsImEiXQ", "WzEsIlx1ZDgwMCJd"),
 )
 
 
@@ -219,8 +220,10 @@ async def test_unfinished_are_those_that_a_restart_must_look_at(store: Store) ->
     assert found == {"queued": queued, "running": claimed, "due": replace(due, report=None)}
 
 
-async def test_unfinished_yields_many_each_once(store: Store) -> None:
-    ids = {f"j{n:03}" for n in range(130)}
+async def test_unfinished_yields_many_each_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamodb, "BATCH_GET", 7)
+    monkeypatch.setattr(sqlite, "RECOVERY_BATCH", 7)
+    ids = {f"j{n:03}" for n in range(25)}
     await asyncio.gather(*(store.add(a_job(job_id)) for job_id in ids))
     found = [job.id for job in await _unfinished(store)]
     assert sorted(found) == sorted(ids)
@@ -259,6 +262,18 @@ async def test_large_reports_and_documents_come_back_whole(store: Store) -> None
     assert wide in await _unfinished(store)
 
 
+async def test_the_largest_job_fits_into_an_item(dynamo: Backend) -> None:
+    """Report and document just under what is kept in the item, and long names."""
+    spec = replace(a_job("").spec, legacy={"hypothesis": "x" * 59_000})
+    async with dynamo.store() as store:
+        assert isinstance(store, DynamoStore)
+        job = await store.add(a_job("i" * 900, experiment_id="e" * 900, spec=spec))
+        job = await store.commit(succeeded(running(job, lane="l" * 32), a_report(note="x" * 298_000)))
+        item = await store.table.get(job.id)
+        assert item is not None and {"document", "report"} <= set(item)
+        assert await store.get(job.id) == job
+
+
 async def test_what_could_not_be_read_again_is_refused(store: Store) -> None:
     deep: list[object] = []
     for _ in range(230):
@@ -281,7 +296,7 @@ async def test_what_was_acknowledged_outlives_a_kill(backend: Backend) -> None:
     assert writer.stdout is not None
     acknowledged: list[tuple[str, int]] = []
     try:
-        while len(acknowledged) < 120:
+        while len(acknowledged) < 40:
             line = await writer.stdout.readline()
             assert line, "the writer ended by itself"
             job_id, version = line.decode().split()

@@ -53,12 +53,9 @@ class DynamoTable:
 
     async def open(self) -> None:
         """Make the client. The first one of a process blocks for some 50 ms."""
-        config = AioConfig(
-            connect_timeout=1,
-            read_timeout=3,
-            max_pool_connections=64,
-            retries={"mode": "standard", "total_max_attempts": 3},
-        )
+        # Retries are ours alone: botocore's own would multiply with them, and pause for seconds in between.
+        once = {"mode": "standard", "total_max_attempts": 1}
+        config = AioConfig(connect_timeout=1, read_timeout=3, max_pool_connections=64, retries=once)
         try:
             self._context = _session().client("dynamodb", config=config, **self._settings)
             self._client = await self._context.__aenter__()

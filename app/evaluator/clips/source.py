@@ -15,7 +15,7 @@ from app.domain.evaluation import MAX_RAW_CLIP_BYTES, Clip, FrameRange
 from app.evaluator.clips.decode import RawHash, Stream, wanted
 from app.evaluator.clips.manifest import locate, raw_bytes
 from app.evaluator.codec import Geometry, Layout
-from app.evaluator.colour import convert
+from app.evaluator.colour import Converter
 from app.evaluator.frames import (
     Format,
     Picture,
@@ -149,7 +149,8 @@ def _fill(clip: Clip, frames: FrameRange, native: Format, layout: Layout, pictur
         return OpenClip(clip=clip, native=native, coded=coded, buffer=buffer, planes=buffer.planes)
     planes = _room(geometry, native)
     _copy(planes, pictures, geometry.frames)
-    converted = (convert(picture_of(planes, t), native, coded) for t in range(geometry.frames))
+    convert = Converter(native, coded, clip.height, clip.width)
+    converted = (convert(picture_of(planes, index)) for index in range(geometry.frames))
     buffer = SealedFrames(geometry, lambda room: _copy(room, converted, geometry.frames))
     return OpenClip(clip=clip, native=native, coded=coded, buffer=buffer, planes=planes)
 

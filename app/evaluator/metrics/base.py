@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from app.evaluator.colour import convert
+from app.evaluator.colour import Converter
 from app.evaluator.frames import Format, Picture
 
 
@@ -33,44 +32,40 @@ class Scores:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FramePair:
-    """One frame of the source and the same frame decoded, in the clip's native format and in the codec's.
+    """One frame of the source and the same frame decoded: ``yuv`` and ``rgb`` are (source, decoded).
 
-    ``yuv`` and ``rgb`` are (source, decoded). Neither side is converted where it is in that family already: the native
-    planes are the Y, U, V of a YUV clip, the codec's planes are the R, G, B of an RGB codec. What is converted is
-    converted alike on both sides. Y, U, V of an RGB clip are 4:4:4.
+    A metric must not keep them: the next frame may overwrite them.
     """
 
-    def __init__(
-        self,
-        native: tuple[Picture, Picture],
-        native_format: Format,
-        coded: tuple[Picture, Picture],
-        coded_format: Format,
-    ) -> None:
-        self._native, self._native_format = native, native_format
-        self._coded, self._coded_format = coded, coded_format
+    yuv: tuple[Picture, Picture]
+    rgb: tuple[Picture, Picture]
 
-    @cached_property
-    def yuv(self) -> tuple[Picture, Picture]:
-        if not self._native_format.rgb:
-            return self._native
-        return self._both(self._native, self._native_format, rgb=False)
 
-    @cached_property
-    def rgb(self) -> tuple[Picture, Picture]:
-        if self._native_format.rgb:
-            return self._native
-        if self._coded_format.rgb:
-            return self._coded
-        return self._both(self._native, self._native_format, rgb=True)
+class Pairing:
+    """Makes frame pairs from what the clip holds and what the codec gave.
 
-    @staticmethod
-    def _both(pair: tuple[Picture, Picture], own: Format, *, rgb: bool) -> tuple[Picture, Picture]:
-        target = Format(
-            rgb=rgb, subsampled=False, bit_depth=own.bit_depth, matrix=own.matrix, full_range=own.full_range
-        )
-        return convert(pair[0], own, target), convert(pair[1], own, target)
+    Neither side is converted where it is in the wanted family already: the native planes are the Y, U, V of a YUV clip,
+    the codec's planes are the R, G, B of an RGB codec. What is converted is converted alike on both sides. Y, U, V of
+    an RGB clip are 4:4:4. A codec that works in another format than the clip's has its frames converted back first.
+    """
+
+    def __init__(self, native: Format, coded: Format, height: int, width: int) -> None:
+        self._native, self._coded = native, coded
+        other = replace(native, rgb=not native.rgb, subsampled=False)
+        self._back = Converter(coded, native, height, width)
+        self._source, self._decoded = (Converter(native, other, height, width) for _ in range(2))
+
+    def pair(self, native: Picture, source: Picture, decoded: Picture) -> FramePair:
+        """``native`` is the clip's frame, ``source`` the same in the codec's format, ``decoded`` what came back."""
+        own = (native, self._back(decoded))
+        if self._native.rgb:
+            return FramePair(yuv=self._both(own), rgb=own)
+        return FramePair(yuv=own, rgb=(source, decoded) if self._coded.rgb else self._both(own))
+
+    def _both(self, own: tuple[Picture, Picture]) -> tuple[Picture, Picture]:
+        return self._source(own[0]), self._decoded(own[1])
 
 
 class Metric(Protocol):

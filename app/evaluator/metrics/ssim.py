@@ -42,6 +42,9 @@ class Ssim:
         if min(height, width) < WINDOW:
             self._too_small = f"frames of {width}x{height} are smaller than the {WINDOW}x{WINDOW} window"
             return
+        if np.array_equal(source, decoded):
+            self._series.append(1.0)
+            return
         c1, c2 = np.float32((K1 * self._peak) ** 2), np.float32((K2 * self._peak) ** 2)
         middle = np.float32((self._peak + 1) // 2)
         self._series.append(min(1.0, _ssim(source, decoded, HALF_WINDOW, middle, c1, c2)))

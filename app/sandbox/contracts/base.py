@@ -100,8 +100,8 @@ class Contract:
     """One way of writing a submission.
 
     ``functions`` maps ``encode`` and ``decode`` to the name that the module must define, ``accepts`` to how it is
-    called. ``layouts`` maps the submission's FORMAT to how frames are handed over. ``encode`` gets flat uint8 frames and
-    returns the bitstream and what the encoder said about itself; ``decode`` writes frames to the mapped output.
+    called. ``layouts`` maps the submission's FORMAT to how frames are handed over. ``encode`` gets flat uint8 frames
+    and returns the bitstream and what the encoder said about itself; ``decode`` writes frames to the mapped output.
     Both raise ``ContractError``; what the submission raises passes through.
     """
 

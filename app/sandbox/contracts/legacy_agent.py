@@ -68,7 +68,7 @@ def decode(module: types.ModuleType, bitstream: bytes, geometry: Geometry, conte
     import numpy
 
     packed = serial.loads(bitstream)
-    if not isinstance(packed, list) or len(packed) != geometry.frames:
+    if not isinstance(packed, list) or len(packed) != geometry.frames or not all(map(_is_frame, packed)):
         raise ContractError("integrity", f"the bitstream does not hold {geometry.frames} frames")
     target = frames.planes(output, geometry)[0]
     one = Geometry(**{**geometry.to_message(), "frames": 1})
@@ -78,6 +78,16 @@ def decode(module: types.ModuleType, bitstream: bytes, geometry: Geometry, conte
         frames.write([_decode_frame(module, item, folder, context)], one, room)
         target[index] = numpy.frombuffer(room, target.dtype).reshape(target.shape[1:])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_frame(item: Any) -> bool:
+    """Whether it has the form that ``encode`` gives, with file names that stay in the frame's directory."""
+    if not isinstance(item, dict) or set(item) != {"data", "files"} or not isinstance(item["files"], dict):
+        return False
+    return all(
+        isinstance(name, str) and isinstance(content, bytes) and ".." not in Path(name).parts and name[:1] != "/"
+        for name, content in item["files"].items()
+    )
 
 
 def _enter(context: Context, index: int) -> Path:

@@ -32,6 +32,7 @@ def encode(module: types.ModuleType, flat: Any, geometry: Geometry, context: Con
     """Call ``encode`` with a uint8 tensor [T, 3, H, W], or with a tuple of planes for ``FORMAT = "yuv420"``."""
     import torch
 
+    _require_format(module, geometry)
     tensors = [torch.from_numpy(view).to(context.device) for view in frames.planes(flat, geometry)]
     found = module.encode(tensors[0] if len(tensors) == 1 else tuple(tensors), context)
     return as_bytes(found, "encode"), None
@@ -39,6 +40,7 @@ def encode(module: types.ModuleType, flat: Any, geometry: Geometry, context: Con
 
 def decode(module: types.ModuleType, bitstream: bytes, geometry: Geometry, context: Context, output: mmap.mmap) -> None:
     """Call ``decode`` and write what it returns: the shape and dtype that the encoder got, as tensor or numpy array."""
+    _require_format(module, geometry)
     found = module.decode(bitstream, context)
     wanted = len(geometry.shapes)
     if wanted == 1:
@@ -47,6 +49,14 @@ def decode(module: types.ModuleType, bitstream: bytes, geometry: Geometry, conte
     if not isinstance(found, tuple | list) or len(found) != wanted:
         raise ContractError("invalid_output", f"expected a tuple of the planes (Y, U, V), got {_name(found)}")
     frames.write(list(found), geometry, output)
+
+
+def _require_format(module: types.ModuleType, geometry: Geometry) -> None:
+    """FORMAT was read before the job was queued; code that computes another one gets no frames in the wrong form."""
+    stated = getattr(module, "FORMAT", geometry.layout)
+    if stated != geometry.layout:
+        message = f"FORMAT is {stated!r}, but the job was accepted for {geometry.layout!r}: write it as a literal"
+        raise ContractError("contract_violation", message)
 
 
 def as_bytes(found: Any, function: str) -> memoryview:

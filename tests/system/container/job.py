@@ -84,7 +84,7 @@ def main() -> None:
     wait_until_ready()
     ready_s = time.monotonic() - began
     began = time.monotonic()
-    spec = {"encoder": ENCODER, "decoder": DECODER, "frames": {"start": 0, "count": 2}}
+    spec = {"encoder": ENCODER, "decoder": DECODER, "clips": ["carphone"], "frames": {"start": 0, "count": 2}}
     job = call("/jobs", spec)
     while job["state"] in ("queued", "running") and time.monotonic() - began < JOB_S:
         job = call(f"/jobs/{job['id']}?wait=30")

@@ -1,0 +1,168 @@
+"""The evaluator process of one lane slot: it keeps the zygote, drives the jails and measures.
+
+Started by ``LocalExecutor`` with its settings as one JSON argument. Messages in: ``run``, ``cancel``. Messages out:
+``ready``, ``progress``, and one of ``outcome``, ``cancelled``, ``error`` for each ``run``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from app.adapters.executors import machine
+from app.adapters.executors.control import Cancelled, Control
+from app.adapters.executors.jailed import JailedCodec
+from app.adapters.executors.warm import warm_metrics
+from app.domain.errors import PlatformError, WorkerLost
+from app.domain.evaluation import Json, Report
+from app.domain.job import Fault
+from app.evaluator.clips.catalogue import SuiteCatalogue
+from app.evaluator.clips.source import ClipSource
+from app.evaluator.pipeline import evaluate
+from app.ports import Outcome, Progress, Succeeded, Work
+from app.sandbox import syscalls
+from app.sandbox.call import SandboxLost
+from app.sandbox.supervisor import Supervisor
+
+_WORK = TypeAdapter(Work)
+_REPORT = TypeAdapter(Report)
+_FAULT = TypeAdapter(Fault)
+
+# Of a CUDA device's memory, what all slots of a lane together may allocate; contexts and libraries need the rest.
+_DEVICE_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the executor says at start. ``note`` is what a reader of the lane's name has to know."""
+
+    lane: str
+    device: str
+    slots: int
+    data_dir: str
+    threads: int
+    socket_fd: int
+    parent_pid: int
+    note: str | None = None
+
+
+class Evaluator:
+    def __init__(self, settings: Settings, control: Control) -> None:
+        self._settings = settings
+        self._control = control
+        self._supervisor = Supervisor()
+        # The zygote imports torch while this process imports and compiles what it measures with.
+        self._supervisor.start()
+        data_dir = Path(settings.data_dir)
+        self._catalogue = SuiteCatalogue(data_dir)
+        self._source = ClipSource(data_dir)
+        self._device_name = machine.processor_name()
+
+    def warm(self) -> None:
+        """Everything that the first attempt would otherwise wait for. Raises ``SandboxLost``."""
+        warm_metrics()
+        self._supervisor.warm()
+        if self._settings.device != "cpu":
+            self._device_name = self._supervisor.probe(self._settings.device)
+
+    def ready(self) -> dict[str, Any]:
+        return {
+            "op": "ready",
+            "device": self._settings.device,
+            "device_name": self._device_name,
+            "jail": list(self._supervisor.layers),
+        }
+
+    def serve(self) -> None:
+        """Run what is asked for, one attempt at a time, for ever."""
+        self._control.send(self.ready())
+        while True:
+            message = self._control.receive()
+            if message["op"] == "run":
+                self._control.send(self._answer(_WORK.validate_python(message["work"], strict=False)))
+
+    def _answer(self, work: Work) -> dict[str, Any]:
+        self._control.begin(work.job_id, work.attempt)
+        try:
+            outcome = self._run(work)
+        except Cancelled:
+            return {"op": "cancelled"}
+        except PlatformError as error:
+            return {"op": "error", "kind": type(error).__name__, "message": str(error)}
+        finally:
+            self._control.end()
+        return _told(outcome)
+
+    def _run(self, work: Work) -> Outcome:
+        spec = work.spec
+        codec = JailedCodec(
+            self._supervisor,
+            encoder=work.encoder,
+            decoder=work.decoder,
+            contract=spec.contract,
+            frame_format=spec.frame_format,
+            limits=spec.limits,
+            seed=spec.seed,
+            device=self._settings.device,
+            threads=self._settings.threads,
+            device_memory_share=_DEVICE_MEMORY_SHARE / self._settings.slots,
+            interrupt=self._control,
+        )
+        suite = next((suite for suite in self._catalogue.suites() if suite.name == spec.suite), None)
+        if suite is None:
+            raise WorkerLost(f"the suite {spec.suite!r} is not there any more")
+        return evaluate(spec, suite, codec, self._source, self._observe, self._provenance())
+
+    def _observe(self, progress: Progress) -> None:
+        self._control.check()
+        self._control.send({"op": "progress", **asdict(progress)})
+
+    def _provenance(self) -> dict[str, Json]:
+        device: dict[str, Json] = {
+            "lane": self._settings.lane,
+            "device": self._settings.device,
+            "name": self._device_name,
+            "threads": self._settings.threads,
+        }
+        if self._settings.note is not None:
+            device["note"] = self._settings.note
+        return {
+            "device": device,
+            "jail": list(self._supervisor.layers),
+            "versions": dict(self._supervisor.versions),
+        }
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    report = None if outcome.report is None else _REPORT.dump_python(outcome.report, mode="json")
+    fault = None if isinstance(outcome, Succeeded) else _FAULT.dump_python(outcome.fault, mode="json")
+    return {"op": "outcome", "report": report, "fault": fault}
+
+
+def main() -> None:
+    settings = Settings(**json.loads(sys.argv[1]))
+    syscalls.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != settings.parent_pid:
+        os._exit(1)
+    # Control-C in a terminal reaches every process: how to stop is the API process's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = Control(socket.socket(fileno=settings.socket_fd))
+    evaluator = Evaluator(settings, control)
+    try:
+        evaluator.warm()
+    except SandboxLost as error:
+        control.send({"op": "error", "kind": "WorkerLost", "message": str(error)})
+        os._exit(1)
+    evaluator.serve()
+
+
+if __name__ == "__main__":
+    main()

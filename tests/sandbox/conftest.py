@@ -1,0 +1,35 @@
+"""One zygote of each kind for the whole folder: they take seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.sandbox.supervisor import Supervisor
+from tests.sandbox.jails import Lab
+
+
+def _lab(*, namespaces: bool) -> Iterator[Lab]:
+    supervisor = Supervisor(namespaces=namespaces)
+    supervisor.warm()
+    yield Lab(supervisor)
+    supervisor.close()
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """With whatever namespaces the machine offers."""
+    yield from _lab(namespaces=True)
+
+
+@pytest.fixture(scope="session")
+def plain_lab() -> Iterator[Lab]:
+    """Without namespaces, as in a container that refuses them."""
+    yield from _lab(namespaces=False)
+
+
+@pytest.fixture(params=["namespaces", "plain"])
+def each_lab(request: pytest.FixtureRequest) -> Lab:
+    lab: Lab = request.getfixturevalue("lab" if request.param == "namespaces" else "plain_lab")
+    return lab

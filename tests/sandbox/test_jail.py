@@ -1,0 +1,249 @@
+"""What a jailed process is: alone, with its own input only, and dead afterwards with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.domain.errors import SubmissionError, WorkerLost
+from app.evaluator.codec import Layout
+from app.sandbox.supervisor import Supervisor
+from tests.sandbox.jails import ENCODER, Lab, alive, frames_of, geometry, gone_within, in_decode, in_encode, marked
+
+# A process that leaves its parent, its session and its group, with a name to find it by.
+DETACH = """
+import ctypes, os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(15, b"{mark}", 0, 0, 0)
+        for _ in range(3):
+            os.fork()
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("end", ["return b''", "raise ValueError", "os._exit(1)", "time.sleep(60)"])
+def test_what_was_detached_is_dead_after_the_call(each_lab: Lab, end: str) -> None:
+    mark = f"bl{secrets.token_hex(5)}"
+    code = in_encode(DETACH.format(mark=mark) + end)
+    if end.startswith("return"):
+        each_lab.encode(code)
+    else:
+        with pytest.raises(SubmissionError):
+            each_lab.encode(code, wall_s=1.5)
+    assert marked(mark) == []
+
+
+def test_the_decoder_has_the_bitstream_and_nothing_else(each_lab: Lab) -> None:
+    """Its descriptors, its environment, its arguments, its ctx."""
+    body = """
+    import json, os, sys
+    paths = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]
+    told = {'fds': {path[14:]: os.readlink(path) for path in paths if os.path.lexists(path)}}
+    told |= {'env': dict(os.environ), 'params': ctx.params, 'bitstream': list(bitstream), 'cwd': os.listdir('.')}
+    raise ValueError(json.dumps(told))
+    """
+    with pytest.raises(SubmissionError) as caught:
+        each_lab.decode(in_decode(body), b"abc")
+    told = json.loads(caught.value.fault.message.removeprefix("ValueError: "))
+    fds = {int(fd): target.split(":")[0] for fd, target in told["fds"].items() if "/proc/" not in target}
+    assert {fd: fds.pop(fd) for fd in (0, 1, 2, 3)} == {0: "/dev/null", 1: "pipe", 2: "pipe", 3: "socket"}
+    assert all(target.startswith("/memfd:output") for target in fds.values()), fds
+    assert told["params"] is None
+    assert told["bitstream"] == [97, 98, 99]
+    assert told["cwd"] == ["decoder.py"]
+    assert not {name for name in told["env"] if name.startswith(("BITLANE", "AWS", "PYTEST", "SECRET"))}
+
+
+def test_secrets_of_the_service_do_not_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITLANE_PUSH_SECRET", "hush-hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    supervisor = Supervisor()
+    try:
+        told = Lab(supervisor).encode(
+            in_encode(
+                "import os\nown = open('/proc/self/environ', 'rb').read()\nreturn repr(dict(os.environ)).encode() + own"
+            )
+        )
+        assert b"hush-hush" not in told.bitstream
+        assert b"OMP_NUM_THREADS" in told.bitstream
+    finally:
+        supervisor.close()
+
+
+def test_inputs_arrive_with_go_only(lab: Lab) -> None:
+    """At import and in setup there is nothing to read but the code and the (empty) output."""
+    look = """
+import os
+seen = []
+def look():
+    for fd in os.listdir('/proc/self/fd'):
+        try: target = os.readlink(f'/proc/self/fd/{fd}')
+        except OSError: continue
+        if 'memfd' in target: seen.append((target, bytes(os.pread(int(fd), 64, 0)).strip(bytes(1))))
+    for line in open('/proc/self/maps'):
+        if 'memfd' in line: seen.append((line.split()[-1], b''))
+look()
+def setup(ctx): look()
+def encode(frames, ctx): return repr(seen).encode()
+"""
+    assert lab.encode(look).bitstream in (b"[]", b"[('/memfd:output (deleted)', b'')]")
+
+
+def test_nothing_is_kept_from_call_to_call(each_lab: Lab) -> None:
+    leave = """
+    import builtins, os, torch
+    builtins.kept = torch.kept = 1
+    open('kept', 'w').write('x')
+    if ctx.scratch.startswith('/dev/shm'):
+        open('/dev/shm/kept', 'w').write('x')
+    return b''
+    """
+    each_lab.encode(in_encode(leave))
+    look = """
+    import builtins, os, torch
+    found = [hasattr(builtins, 'kept'), hasattr(torch, 'kept'), os.path.exists('kept')]
+    found.append(os.path.exists('/dev/shm/kept'))
+    return repr(found).encode()
+    """
+    assert each_lab.encode(in_encode(look)).bitstream == b"[False, False, False, False]"
+    assert not Path("/dev/shm/kept").exists()
+
+
+def test_generators_follow_the_seed(lab: Lab) -> None:
+    draw = in_encode(
+        "import random, numpy, torch\n"
+        "return repr([random.random(), numpy.random.rand(), torch.rand(1).item(), hash('abc')]).encode()"
+    )
+    first, again, other = (lab.encode(draw, seed=seed).bitstream for seed in (1, 1, 2))
+    assert first == again
+    drawn, redrawn = first.split(b","), other.split(b",")
+    assert all(one != two for one, two in zip(drawn[:3], redrawn[:3], strict=True))
+
+
+def test_the_source_can_be_changed_in_place_and_stays_what_it_was(lab: Lab) -> None:
+    shape = geometry(Layout.RGB)
+    frames = frames_of(shape)
+    before = frames.array.copy()
+    codec = lab.codec(in_encode("frames.zero_()\nreturn frames.numpy().tobytes()"))
+    assert codec.encode(frames, {}, wall_s=20).bitstream == bytes(shape.nbytes)
+    assert np.array_equal(frames.array, before)
+
+
+def test_threads_and_autograd_work_in_a_jail(lab: Lab) -> None:
+    body = """
+    import threading, torch
+    out = []
+    thread = threading.Thread(target=lambda: out.append(threading.get_ident()))
+    thread.start(); thread.join()
+    x = torch.rand(256, 256, requires_grad=True)
+    torch.set_num_threads(2)
+    (x @ x).sum().backward()
+    return str((len(out), tuple(x.grad.shape))).encode()
+    """
+    assert lab.encode(in_encode(body)).bitstream == b"(1, (256, 256))"
+
+
+def test_ordinary_python_works(lab: Lab) -> None:
+    code = """
+import dataclasses, io, pickle, zlib, os
+from PIL import Image
+@dataclasses.dataclass
+class Box:
+    value: int = 3
+if __name__ == "__main__":
+    raise SystemExit
+def encode(frames, ctx):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    assert os.path.exists(__file__) and pickle.loads(pickle.dumps(Box())) == Box()
+    return memoryview(zlib.compress(picture.getvalue()))
+"""
+    assert lab.encode(code).bitstream.startswith(b"\x78\x9c")
+
+
+def test_the_layers_in_force_are_told(lab: Lab, plain_lab: Lab) -> None:
+    assert {"no_new_privs", "rlimits", "single_use_process", "parent_death"} <= set(lab.supervisor.layers)
+    assert "descendants_killed" in plain_lab.supervisor.layers
+    assert "pid_namespace" not in plain_lab.supervisor.layers
+    assert {"torch", "numpy", "python"} <= set(lab.supervisor.versions)
+
+
+def test_new_privileges_and_core_dumps_are_off(each_lab: Lab) -> None:
+    body = """
+    import resource
+    status = dict(line.split(':', 1) for line in open('/proc/self/status'))
+    return repr((status['NoNewPrivs'].strip(), resource.getrlimit(resource.RLIMIT_CORE))).encode()
+    """
+    assert each_lab.encode(in_encode(body)).bitstream == b"('1', (0, 0))"
+
+
+def test_a_dead_zygote_is_the_platforms_fault_and_is_replaced() -> None:
+    supervisor = Supervisor()
+    try:
+        supervisor.warm()
+        lab = Lab(supervisor)
+        assert supervisor.pid is not None
+        # The jail asks for its own zygote's end through the evaluator's eyes: nobody inside could.
+        code = in_encode("import time; time.sleep(60)")
+        killer = os.fork()
+        if killer == 0:
+            time.sleep(0.5)
+            os.kill(supervisor.pid, 9)
+            os._exit(0)
+        with pytest.raises(WorkerLost):
+            lab.encode(code)
+        os.waitpid(killer, 0)
+        assert lab.encode(ENCODER).bitstream
+    finally:
+        supervisor.close()
+
+
+def test_fifty_calls_leave_nothing_behind(each_lab: Lab) -> None:
+    """No descriptor, no process, no file; honest and broken calls in turn."""
+    codes = [ENCODER, in_encode("1/0"), in_encode("import os; os._exit(1)"), "def (", in_encode("return None")]
+    zygote = each_lab.supervisor.pid
+    assert zygote is not None
+
+    def state() -> tuple[int, set[str], set[str], int]:
+        inside = [f"{zygote}", *Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
+        fds = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in inside if alive(int(pid)))
+        ours = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("bitlane-")}
+        return len(os.listdir("/proc/self/fd")) + fds, ours, set(os.listdir("/dev/shm")), len(inside)
+
+    def round_of(count: int) -> None:
+        for index in range(count):
+            try:
+                each_lab.encode(codes[index % len(codes)])
+            except SubmissionError:
+                continue
+
+    round_of(5)
+    before = state()
+    round_of(50)
+    assert state() == before
+
+
+def test_closing_ends_every_process() -> None:
+    mark = f"bl{secrets.token_hex(5)}"
+    supervisor = Supervisor()
+    supervisor.warm()
+    pid = supervisor.pid
+    assert pid is not None
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    supervisor.close()
+    deadline = time.monotonic() + 2
+    while any(map(alive, [pid, *children])) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(alive, [pid, *children]))
+    assert gone_within(mark, 0) == []
