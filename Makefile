@@ -32,9 +32,8 @@ check: setup ## the gates: ruff, mypy, import-linter
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
-bench: setup ## the benchmarks, each printing a table (BENCH=latency runs one)
-	@set -e; for program in $(if $(BENCH),bench/$(BENCH).py,bench/*.py); do \
-	    case "$$program" in */_*) continue ;; esac; \
+bench: setup ## the benchmarks, each printing tables (BENCH=null_job runs one)
+	@set -e; for program in $$(grep -l __main__ bench/$(if $(BENCH),$(BENCH),*).py); do \
 	    printf '\n== %s\n' "$$program"; $(PY) "$$program"; \
 	done
 

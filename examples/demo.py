@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for service in services:
             console.rule(f"the last lines of the {service.name}")
             console.print(service.tail(), markup=False)
-        console.print(f"The demo failed: {reason}", markup=False)
+        console.print(f"The demo failed: {reason}", markup=False, soft_wrap=True)
     finally:
         for service in reversed(services):
             service.stop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import signal
 import sys
 from collections import OrderedDict
 from contextlib import suppress
@@ -43,6 +45,16 @@ class _Reader:
         self._timeout_s = timeout_s
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def kill(self) -> None:
+        """Send SIGKILL. (``Process.kill`` would reap a process that has just died under asyncio's hands.)"""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+
     async def read(self, source: str) -> Found:
         """Raises ``_Crashed`` or ``_TooLong``."""
         process = await self._running()
@@ -76,11 +88,11 @@ class _Reader:
             await process.stdout.readline()
 
     async def stop(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            process.kill()
+        self.kill()
+        self._process = None
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
@@ -106,7 +118,7 @@ class ProcessInspector:
 
     def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
         self._idle: asyncio.Queue[_Reader] = asyncio.Queue()
-        self._readers = [_Reader(timeout_s) for _ in range(_PROCESSES)]
+        self.readers = [_Reader(timeout_s) for _ in range(_PROCESSES)]
         self._kept: OrderedDict[str, Found] = OrderedDict()
 
     async def __aenter__(self) -> Self:
@@ -119,12 +131,12 @@ class ProcessInspector:
         await self.stop()
 
     async def start(self) -> None:
-        await asyncio.gather(*(reader.start() for reader in self._readers))
-        for reader in self._readers:
+        await asyncio.gather(*(reader.start() for reader in self.readers))
+        for reader in self.readers:
             self._idle.put_nowait(reader)
 
     async def stop(self) -> None:
-        await asyncio.gather(*(reader.stop() for reader in self._readers))
+        await asyncio.gather(*(reader.stop() for reader in self.readers))
 
     async def inspect(self, encoder: str, decoder: str, contract: str) -> Inspection:
         sources = {"encoder": encoder, "decoder": decoder}

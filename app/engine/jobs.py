@@ -128,8 +128,8 @@ class Jobs:
             raise QueueFull(f"the queue holds {self._max_queued} jobs, its bound", retry_after_s=FULL_RETRY_AFTER_S)
         self._being_added += 1
         try:
-            await self._blobs.put(submission.encoder.encode())
-            await self._blobs.put(submission.decoder.encode())
+            code = (submission.encoder.encode(), submission.decoder.encode())
+            await asyncio.gather(*(self._blobs.put(source) for source in code))
             job = await self._store.add(self._new(submission, checked, target))
             self._board.enqueue(job)
         finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from app.evaluator.frames import Format, Picture, Plane, box2, empty_picture, read_only
+from app.evaluator.frames import Format, Picture, Plane, box2, flat_picture, read_only
 from app.evaluator.kernels import kernel
 
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
@@ -47,7 +47,7 @@ class Converter:
     def __init__(self, source: Format, target: Format, height: int, width: int) -> None:
         self._source, self._target = source, target
         self._same = source.rgb == target.rgb and source.subsampled == target.subsampled
-        self._room = None if self._same else empty_picture(target, height, width)
+        self._room = None if self._same else flat_picture(target, height, width)
         self._top = float((1 << source.bit_depth) - 1)
         self._to_rgb, self._to_yuv = rgb_from_yuv(source), yuv_from_rgb(source)
 

@@ -110,13 +110,13 @@ def _read_only(plane: Plane) -> Plane:
     return view
 
 
-def empty_picture(target: Format, height: int, width: int) -> Picture:
-    """Room for a picture of that format."""
+def flat_picture(target: Format, height: int, width: int, fill: int = 0) -> Picture:
+    """A picture of that format with the same value in every sample."""
     chroma = target.chroma(height, width)
     return (
-        np.empty((height, width), target.dtype),
-        np.empty(chroma, target.dtype),
-        np.empty(chroma, target.dtype),
+        np.full((height, width), fill, target.dtype),
+        np.full(chroma, fill, target.dtype),
+        np.full(chroma, fill, target.dtype),
     )
 
 

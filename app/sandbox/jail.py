@@ -130,9 +130,9 @@ class Session:
             answer["bytes"] = self._write(bitstream)
             answer["self_reported"] = told
         else:
-            bitstream = memory.read(fd, size_bytes)
+            given = memory.read(fd, size_bytes)
             os.close(fd)
-            self.contract.decode(self.module, bitstream, self.geometry, self.context, self._frames_out)
+            self.contract.decode(self.module, given, self.geometry, self.context, self._frames_out)
             _synchronise(self.context.device)
         answer["device_peak_bytes"] = _device_peak(self.context.device)
         return answer
@@ -166,7 +166,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
 def _flush() -> None:
     for stream in (sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         except BaseException:  # noqa: BLE001 - the submission may have closed or replaced it
             continue
 

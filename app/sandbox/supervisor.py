@@ -177,7 +177,9 @@ class Supervisor:
     def _directory(self) -> Iterator[str | None]:
         """Where a jail writes that cannot mount a place of its own; gone after the block. The zygote is warm in it."""
         self.warm()
-        directory = None if "mount_namespace" in self.layers else tempfile.mkdtemp("", "bitlane-", self._scratch_root)
+        directory = (
+            None if "mount_namespace" in self.layers else tempfile.mkdtemp("", "bitlane-jail-", self._scratch_root)
+        )
         try:
             yield directory
         except SandboxLost:

@@ -43,6 +43,8 @@ class Watch:
         self._tree = tree
         self._mapped_bytes = mapped_bytes
         self._directory = directory
+        self._start_bytes = 0
+        self._peak_bytes = 0
         self.begin()
 
     def look(self) -> Breach | None:
@@ -86,7 +88,11 @@ class Watch:
     def _proportional(self) -> int:
         """Every page counted once. Slower, so it is asked only where the upper bound is over the limit."""
         pids = list(self._tree())
-        return self._resident() if len(pids) == 1 else sum(map(processes.proportional_of, pids))
+        if len(pids) == 1:
+            return self._resident()
+        # What the zygote had before the fork is shared with it, and is nobody's here.
+        shared = self._start_bytes * len(pids) // (len(pids) + 1)
+        return max(0, sum(map(processes.proportional_of, pids)) - shared)
 
     def _look_at_scratch(self) -> Breach | None:
         if self._directory is None:

@@ -16,10 +16,13 @@ WRITER = """
 import asyncio, os, sys
 from pathlib import Path
 from app.adapters.blobs.local import LocalBlobs
-async def main():
-    blobs = LocalBlobs(Path(sys.argv[1]))
+async def write(blobs, data):
     while True:
-        print(await blobs.put(os.urandom(200_000)), flush=True)
+        data = os.urandom(8) + data[8:]
+        print(await blobs.put(data), flush=True)
+async def main():
+    blobs, data = LocalBlobs(Path(sys.argv[1])), bytes(4_000_000)
+    await asyncio.gather(*(write(blobs, data) for _ in range(6)))
 asyncio.run(main())
 """
 
@@ -73,12 +76,12 @@ async def test_a_killed_writer_leaves_whole_blobs_only(blobs: LocalBlobs) -> Non
             sys.executable, "-c", WRITER, str(blobs.root), stdout=asyncio.subprocess.PIPE
         )
         assert writer.stdout is not None
-        acknowledged = [await writer.stdout.readline() for _ in range(20)]
+        acknowledged = [await writer.stdout.readline() for _ in range(3)]
         writer.kill()
         acknowledged += (await writer.communicate())[0].splitlines(keepends=True)
         for line in acknowledged:
             if line.endswith(b"\n"):
-                assert len(await blobs.get(line.decode().strip())) == 200_000
+                assert len(await blobs.get(line.decode().strip())) == 4_000_000
     (blobs.root / "tmp" / "left-behind").write_bytes(b"half")
     await blobs.open()
     for path in _files(blobs.root):

@@ -53,7 +53,7 @@ JOBS = st.builds(replace, values(Job), created_at=st.floats(1e-6, 1e11), version
 
 
 @settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,

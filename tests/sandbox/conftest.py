@@ -10,23 +10,24 @@ from app.sandbox.supervisor import Supervisor
 from tests.sandbox.jails import Lab
 
 
-def _lab(*, namespaces: bool) -> Iterator[Lab]:
-    supervisor = Supervisor(namespaces=namespaces)
+def _lab(scratch: pytest.TempPathFactory, *, namespaces: bool) -> Iterator[Lab]:
+    root = str(scratch.mktemp("scratch"))
+    supervisor = Supervisor(namespaces=namespaces, scratch_root=root)
     supervisor.warm()
-    yield Lab(supervisor)
+    yield Lab(supervisor, root)
     supervisor.close()
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """With whatever namespaces the machine offers."""
-    yield from _lab(namespaces=True)
+    yield from _lab(tmp_path_factory, namespaces=True)
 
 
 @pytest.fixture(scope="session")
-def plain_lab() -> Iterator[Lab]:
+def plain_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Without namespaces, as in a container that refuses them."""
-    yield from _lab(namespaces=False)
+    yield from _lab(tmp_path_factory, namespaces=False)
 
 
 @pytest.fixture(params=["namespaces", "plain"])

@@ -52,8 +52,9 @@ def in_decode(body: str) -> str:
 class Lab:
     """Single calls on one supervisor."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, scratch_root: str = "/nonexistent") -> None:
         self.supervisor = supervisor
+        self.scratch_root = scratch_root
 
     def codec(
         self,

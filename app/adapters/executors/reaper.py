@@ -17,15 +17,14 @@ _PATIENCE_S = 10.0
 async def end_tree(process: asyncio.subprocess.Process) -> None:
     """Kill the process and all its descendants, and wait until every one of them is dead.
 
-    The kernel would end the descendants by itself when their parent dies, but a moment later.
+    The kernel would end the descendants by itself when their parent dies, but a moment later. ``process.kill`` is not
+    used: it reaps a process that has just died under the hands of asyncio, which then does not know how it ended.
     """
     held = _descriptors(process.pid) if process.returncode is None else []
     try:
         for pidfd in held:
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            process.kill()
         async with asyncio.timeout(_PATIENCE_S):
             while not _all_dead(held):  # noqa: ASYNC110 - the kernel tells, no event of ours could
                 await asyncio.sleep(_PAUSE_S)

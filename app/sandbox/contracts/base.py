@@ -116,7 +116,7 @@ class Contract:
     warm_up: Callable[[], None]
 
 
-def require_function(module: types.ModuleType, name: str, accepts: str) -> Callable[..., Any]:
+def require_function(module: types.ModuleType, name: str, accepts: str) -> Any:
     """The callable that the module must define. Raises ``ContractError``."""
     function = getattr(module, name, None)
     if function is None:

@@ -18,15 +18,16 @@ container=
 finish() {
     status=$?
     if [ -n "$container" ]; then
-        [ "$status" -eq 0 ] || podman logs --tail 60 "$container" >&2 || true
-        podman rm --force --volumes "$container" >/dev/null || true
+        [ "$status" -eq 0 ] || "${podman[@]}" logs --tail 60 "$container" >&2 || true
+        "${podman[@]}" rm --force --volumes "$container" >/dev/null || true
     fi
     rm -rf "$work"
 }
 trap finish EXIT
 
+# Below fatal, podman without systemd complains at every step that nothing will run the health check by itself.
+podman=(podman --log-level fatal)
 # crun fails under a cgroup v1 layout, and a nested podman may not raise the limits that it would set by itself.
-podman=(podman)
 if [ -n "${RUNTIME:-}" ] || command -v runc >/dev/null; then
     podman+=(--runtime "${RUNTIME:-runc}")
 fi
@@ -62,7 +63,9 @@ echo "== run"
 container="$("${podman[@]}" run --detach --read-only --tmpfs /tmp:size=1g,mode=1777 --volume /data --network none \
     --cap-drop=all --security-opt no-new-privileges "${limits[@]}" "$image")"
 "${podman[@]}" exec --interactive "$container" python - <"$here/job.py"
+"${podman[@]}" healthcheck run "$container" >/dev/null
+echo "health check passes"
 
 echo "== stop"
-podman stop --time 20 "$container" >/dev/null
+"${podman[@]}" stop --time 20 "$container" >/dev/null
 echo "exit code $(podman inspect --format '{{.State.ExitCode}}' "$container")"
