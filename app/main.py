@@ -23,6 +23,7 @@ from app.adapters.inspector import ProcessInspector
 from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
+from app.domain.errors import PlatformError
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
@@ -67,7 +68,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.api = await _start(settings, stack, clock or SystemClock(), on_fatal)
+            try:
+                app.state.api = await _start(settings, stack, clock or SystemClock(), on_fatal)
+            except PlatformError as error:
+                on_fatal(error)
+                raise
             yield
 
     app = FastAPI(
@@ -107,8 +112,9 @@ async def _start(
     data = settings.data.absolute()
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     blobs = LocalBlobs(data / "blobs")
-    await blobs.open()
     store, lease = await _open_store(settings, stack, blobs, data, clock)
+    # Only the holder of the lease may sweep away what an earlier process left half written.
+    await blobs.open()
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
@@ -141,7 +147,6 @@ async def _start(
         store=store,
         blobs=blobs,
         lease=lease,
-        holder=Holder(worker_id=settings.worker_id, host=socket.gethostname(), data=str(data), pid=os.getpid()),
         executors=_executors(settings, data),
         jobs=jobs_,
         board=board,
@@ -149,7 +154,6 @@ async def _start(
         feed=feed,
         clock=clock,
         lease_s=settings.lease_s,
-        on_epoch=lambda epoch: setattr(store, "epoch", epoch),
         on_fatal=on_fatal,
     )
     await stack.enter_async_context(service.running())
@@ -173,9 +177,11 @@ async def _start(
 async def _open_store(
     settings: Settings, stack: AsyncExitStack, blobs: LocalBlobs, data: Path, clock: Clock
 ) -> tuple[SqliteStore | DynamoStore, Lease]:
+    holder = Holder(worker_id=settings.worker_id, host=socket.gethostname(), data=str(data), pid=os.getpid())
     if settings.store == "sqlite":
-        store = await stack.enter_async_context(SqliteStore(data))
-        return store, FileLease(data, clock)
+        file_lease = FileLease(data, clock)
+        epoch = await stack.enter_async_context(_held(file_lease, holder))
+        return await stack.enter_async_context(SqliteStore(data, epoch=epoch)), file_lease
     # The AWS client takes half a second and 30 MB, which a service on SQLite need not pay.
     from app.adapters.stores.dynamo_lease import DynamoLease
     from app.adapters.stores.dynamodb import DynamoStore
@@ -189,7 +195,19 @@ async def _open_store(
             create=settings.dynamodb_create,
         )
     )
-    return dynamo, DynamoLease(dynamo.table, FileLock(data), clock, lease_s=settings.lease_s)
+    lease = DynamoLease(dynamo.table, FileLock(data), clock, lease_s=settings.lease_s)
+    dynamo.epoch = await stack.enter_async_context(_held(lease, holder))
+    return dynamo, lease
+
+
+@asynccontextmanager
+async def _held(lease: Lease, holder: Holder) -> AsyncIterator[int]:
+    """The lease's epoch while the store is ours. Raises ``StoreHeld`` if another service is active on it."""
+    epoch = await lease.acquire(holder)
+    try:
+        yield epoch
+    finally:
+        await lease.release()
 
 
 def _executors(settings: Settings, data: Path) -> dict[str, list[LocalExecutor]]:

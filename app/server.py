@@ -45,9 +45,11 @@ def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
     )
+    # What stops the service is told in one sentence; the server would add a traceback that says no more.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (fatal and "Traceback" in record.getMessage()))
     # The server raises the signal that stopped it once more when it is done; a stop that went well is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run(sockets=[listener])
     for reason in fatal:
         fail(f"the service had to stop: {reason}")

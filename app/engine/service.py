@@ -13,11 +13,11 @@ from app.engine.jobs import Jobs
 from app.engine.lane import Slot
 from app.engine.outbox import Outbox
 from app.engine.recovery import recover
-from app.ports import Blobs, Clock, Executor, Holder, Lease, Store
+from app.ports import Blobs, Clock, Executor, Lease, Store
 
 
 class Service:
-    """``executors`` has one executor for each slot of each lane.
+    """``executors`` has one executor for each slot of each lane; ``lease`` is held while the service runs.
 
     ``lease_s`` is how long another host waits for a silent holder; the heartbeat comes three times as often, and a
     holder whose heartbeat has failed for that long accepts nothing more. ``on_fatal`` hears of what ends the service.
@@ -29,7 +29,6 @@ class Service:
         store: Store,
         blobs: Blobs,
         lease: Lease,
-        holder: Holder,
         executors: Mapping[str, Sequence[Executor]],
         jobs: Jobs,
         board: Board,
@@ -37,7 +36,6 @@ class Service:
         feed: Feed,
         clock: Clock,
         lease_s: float,
-        on_epoch: Callable[[int], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self.jobs = jobs
@@ -45,11 +43,9 @@ class Service:
         self.outbox = outbox
         self._store = store
         self._lease = lease
-        self._holder = holder
         self._executors = executors
         self._clock = clock
         self._lease_s = lease_s
-        self._on_epoch = on_epoch
         self._on_fatal = on_fatal
         self.store_trouble: str | None = None
         self._slots = [
@@ -69,8 +65,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve while the context is open. Raises ``StoreHeld`` if another service is active on the store."""
-        self._on_epoch(await self._lease.acquire(self._holder))
+        """Serve while the context is open."""
         try:
             await recover(store=self._store, jobs=self.jobs, board=self.board, outbox=self.outbox, clock=self._clock)
             async with asyncio.TaskGroup() as group:
@@ -84,7 +79,6 @@ class Service:
                         task.cancel()
         finally:
             await asyncio.gather(*(executor.stop() for of_lane in self._executors.values() for executor in of_lane))
-            await self._lease.release()
 
     def _tasks(self) -> list[Callable[[], Coroutine[None, None, None]]]:
         return [*(slot.consume for slot in self._slots), self._deliver, self._beat]

@@ -21,6 +21,7 @@ from app.domain.errors import (
     InvalidSpec,
     NotFound,
     QueueFull,
+    StaleVersion,
     StoreUnavailable,
 )
 
@@ -35,6 +36,8 @@ TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
     QueueFull: (429, "queue_full", True),
     Draining: (503, "draining", True),
     StoreUnavailable: (503, "dependency_unavailable", True),
+    # Nothing was written: another service has taken the store over and this one is about to notice.
+    StaleVersion: (503, "dependency_unavailable", True),
 }
 _TYPES = {
     400: "bad_request",

@@ -7,9 +7,11 @@ never skipped in silence.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.sandbox import environment, limits, syscalls
@@ -123,13 +125,15 @@ def settle_descriptors(job: int, out: int, err: int) -> None:
 
     The three are moved out of the way first, since they may lie on each other's places.
     """
-    import fcntl
-
     null = os.open("/dev/null", os.O_RDONLY)
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in (null, out, err, job)]
     for fd, place in zip(moved, (0, 1, 2, JOB_FD), strict=True):
         os.dup2(fd, place, inheritable=place != JOB_FD)
-    os.closerange(JOB_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > JOB_FD:
+            # One of them was the listing's own and is closed already.
+            with suppress(OSError):
+                os.close(int(name))
 
 
 def own_session(_: Confinement) -> None:

@@ -78,12 +78,17 @@ class Supervisor:
 
     def warm(self) -> None:
         """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None or self._hung_up():
             self.start()
         if not self.layers:
             message, _ = self._from_zygote("ready", _READY_S)
             self.layers = tuple(message["layers"])
             self.versions = message["versions"]
+
+    def _hung_up(self) -> bool:
+        """Between calls a ready zygote says nothing: if its channel can be read, it has died."""
+        assert self._channel is not None
+        return bool(self.layers) and bool(select.select([self._channel], [], [], 0)[0])
 
     def start(self) -> None:
         """Start a fresh zygote without waiting until it is ready."""

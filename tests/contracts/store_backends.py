@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -76,12 +75,6 @@ def make_backend(kind: str, request: pytest.FixtureRequest, data: Path) -> Backe
 def load_backend(text: str) -> Backend:
     kind, data, table, endpoint = json.loads(text)
     return Backend(kind=kind, data=Path(data), table=table, endpoint=endpoint)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ManualClock:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from faulty_proxy import Fault, FaultyProxy, always, let_through, once
-from store_backends import START, Backend, ManualClock, a_job, a_report, free_port, make_backend, running, succeeded
+from store_backends import START, Backend, ManualClock, a_job, a_report, make_backend, running, succeeded
 
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.stores import dynamodb
@@ -21,6 +21,7 @@ from app.adapters.stores.dynamodb import DynamoStore
 from app.domain.errors import Conflict, StaleVersion, StoreUnavailable
 from app.domain.job import Job
 from app.ports import Holder, JobFilter, Received
+from tests.service import free_port
 
 RESULT = Received(webhook_id="msg_1", experiment_id="e", received_at=START, payload={"n": 1})
 

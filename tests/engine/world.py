@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from app.adapters.blobs.local import LocalBlobs
@@ -157,7 +157,11 @@ class World:
         self.outbox = Outbox(
             pusher=self.pusher, clock=self.clock, result_of=lambda job: {"job_id": job.id}, jitter=lambda: 0.0
         )
-        async with SqliteStore(self.data) as self.store:
+        lease = FileLease(self.data, self.clock)
+        epoch = await lease.acquire(Holder(worker_id="w", host="h", data=str(self.data), pid=1))
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(lease.release)
+            self.store = await stack.enter_async_context(SqliteStore(self.data, epoch=epoch))
             feed = Feed()
             self.jobs = Jobs(
                 store=self.store,
@@ -179,8 +183,7 @@ class World:
             self.service = Service(
                 store=self.store,
                 blobs=blobs,
-                lease=FileLease(self.data, self.clock),
-                holder=Holder(worker_id="w", host="h", data=str(self.data), pid=1),
+                lease=lease,
                 executors=self.executors,
                 jobs=self.jobs,
                 board=self.board,
@@ -188,7 +191,6 @@ class World:
                 feed=feed,
                 clock=self.clock,
                 lease_s=15.0,
-                on_epoch=lambda epoch: setattr(self.store, "epoch", epoch),
                 on_fatal=self.fatal.append,
             )
             async with self.service.running():

@@ -16,7 +16,7 @@ from app.evaluator.frames import Plane
 from app.evaluator.kernels import kernel
 from app.evaluator.metrics.base import FramePair, Scores
 
-WEIGHTS = {"y": 6, "u": 1, "v": 2}
+WEIGHTS = {"y": 6, "u": 1, "v": 1}
 IDENTICAL = "identical in every frame"
 
 
