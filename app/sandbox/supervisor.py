@@ -78,17 +78,12 @@ class Supervisor:
 
     def warm(self) -> None:
         """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
-        if self._process is None or self._process.poll() is not None or self._hung_up():
+        if self._process is None or self._process.poll() is not None:
             self.start()
         if not self.layers:
             message, _ = self._from_zygote("ready", _READY_S)
             self.layers = tuple(message["layers"])
             self.versions = message["versions"]
-
-    def _hung_up(self) -> bool:
-        """Between calls a ready zygote says nothing: if its channel can be read, it has died."""
-        assert self._channel is not None
-        return bool(self.layers) and bool(select.select([self._channel], [], [], 0)[0])
 
     def start(self) -> None:
         """Start a fresh zygote without waiting until it is ready."""
@@ -130,7 +125,7 @@ class Supervisor:
         size_bytes = request.geometry.nbytes if decoding else request.output_bytes
         output_fd = memory.output(size_bytes, "output", populate=decoding)
         try:
-            call = self._fork(request, interrupt, directory)
+            call = self._forked(request, interrupt, directory)
             try:
                 done, load_s, setup_s, call_s = _drive(call, request, output_fd)
                 peak_bytes = call.watch.used_bytes()
@@ -193,6 +188,15 @@ class Supervisor:
         finally:
             if directory is not None:
                 shutil.rmtree(directory, ignore_errors=True)
+
+    def _forked(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Call:
+        """A jail; if the zygote has died since the last call, one of a new zygote: nothing of this call has run yet."""
+        try:
+            return self._fork(request, interrupt, directory)
+        except SandboxLost:
+            self.start()
+            self.warm()
+            return self._fork(request, interrupt, directory)
 
     def _fork(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Call:
         assert self._channel is not None

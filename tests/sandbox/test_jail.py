@@ -179,9 +179,8 @@ def test_a_dead_zygote_is_the_platforms_fault_and_is_replaced() -> None:
         supervisor.warm()
         lab = Lab(supervisor)
         assert supervisor.pid is not None
-        with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {supervisor.pid}"]):
-            with pytest.raises(WorkerLost):
-                lab.encode(in_encode("import time; time.sleep(60)"))
+        with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {supervisor.pid}"]), pytest.raises(WorkerLost):
+            lab.encode(in_encode("import time; time.sleep(60)"))
         assert lab.encode(ENCODER).bitstream
         # One that dies between two calls costs nobody anything.
         os.kill(supervisor.pid, signal.SIGKILL)
