@@ -94,7 +94,6 @@ class Exited:
     """How a child ended: ``status`` as from waitpid; ``survivors`` processes could not be killed."""
 
     status: int
-    max_rss_bytes: int
     survivors: int
 
 
@@ -134,6 +133,12 @@ class Call:
         if interrupt is not None:
             self._poller.register(interrupt.fileno(), select.POLLIN)
 
+    def await_confined(self) -> None:
+        """Wait until the layers are in place. Nothing of the submission is there yet, so a failure is ours."""
+        reply = self._reply()
+        if reply.get("op") != "confined":
+            raise SandboxLost(f"a jail could not be made: {reply.get('message')}")
+
     def ask(self, phase: str, message: dict[str, Any], descriptors: Sequence[int], answer: str) -> tuple[Any, float]:
         """Send one message and wait for its one answer; the answer and the seconds between.
 
@@ -141,7 +146,8 @@ class Call:
         """
         self.phase = phase
         if select.select([self._channel], [], [], 0)[0]:
-            self._unasked()
+            self._receive()
+            self.violated("a message that nobody asked for")
         start = time.perf_counter()
         try:
             wire.send(self._channel, message, descriptors)
@@ -151,19 +157,11 @@ class Call:
             self._fault("contract_violation", f"the params are too large: {error}")
         reply = self._reply()
         took = time.perf_counter() - start
-        if reply.get("op") == "broken":
-            raise SandboxLost(f"a jail could not be made: {wire.text(reply, 'message', MAX_MESSAGE_CHARS)}")
         if reply.get("op") == "failed":
             self._reported(reply)
         if reply.get("op") != answer:
             self.violated("an answer to another question")
         return reply, took
-
-    def _unasked(self) -> NoReturn:
-        reply = self._receive()
-        if reply.get("op") == "broken":
-            raise SandboxLost(f"a jail could not be made: {wire.text(reply, 'message', MAX_MESSAGE_CHARS)}")
-        self.violated("a message that nobody asked for")
 
     def violated(self, how: str) -> NoReturn:
         """The jail said what it must not."""
@@ -230,7 +228,7 @@ class Call:
             trace = wire.text(reply, "traceback", MAX_TRACEBACK_CHARS + 100)
         except wire.WireError as error:
             self.violated(str(error))
-        if kind not in faults.REPORTABLE:
+        if not isinstance(kind, str) or kind not in faults.REPORTABLE:
             self.violated("an unknown kind of failure")
         limit, used = (_number(reply.get(key)) for key in ("limit", "used"))
         if kind == "memory_limit":
@@ -254,7 +252,7 @@ class Call:
         self._fault("contract_violation", f"the process ended by itself (exit status {code}) before it had a result")
 
     def _signalled(self, number: int) -> NoReturn:
-        name = signal.Signals(number).name
+        name = _signal_name(number)
         log = self.tail.text()
         if number == signal.SIGXCPU:
             self._fault("cpu_time_limit", "the process used more CPU time than the wall clock allows")
@@ -315,6 +313,14 @@ class Call:
         self._logs.clear()
         self._channel.close()
         os.close(self._pidfd)
+
+
+def _signal_name(number: int) -> str:
+    """``SIGKILL``; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _number(value: Any) -> float | None:

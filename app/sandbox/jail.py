@@ -38,6 +38,7 @@ def run(confinement: isolation.Confinement) -> NoReturn:
         wire.send(channel, {"op": "broken", "message": str(error)})
         os._exit(71)
     _own_streams()
+    wire.send(channel, {"op": "confined"})
     session = Session(channel, confinement.scratch)
     try:
         session.serve()

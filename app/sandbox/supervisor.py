@@ -169,6 +169,7 @@ class Supervisor:
         with self._directory() as directory:
             call = self._fork(request, None, directory)
             try:
+                call.await_confined()
                 return _open_device(call, request)
             finally:
                 call.end()
@@ -259,7 +260,7 @@ class Supervisor:
 
     def _await_exit(self) -> Exited:
         message, _ = self._from_zygote("exited", _EXIT_S)
-        return Exited(status=message["status"], max_rss_bytes=message["max_rss_bytes"], survivors=message["survivors"])
+        return Exited(status=message["status"], survivors=message["survivors"])
 
     def _from_zygote(self, op: str, patience_s: float, descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
         """The zygote's next message, which has to be this one. Raises ``SandboxLost``."""
@@ -280,6 +281,7 @@ class Supervisor:
 
 def _drive(call: Call, request: Request, output_fd: int) -> tuple[dict[str, Any], float, float, float]:
     """Load, setup, go, done: the last answer, and the seconds of each phase."""
+    call.await_confined()
     if request.device != "cpu":
         _open_device(call, request)
     call.begin()

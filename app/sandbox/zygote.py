@@ -35,6 +35,8 @@ def main(socket_fd: int, parent_pid: int, *, namespaces: bool = True) -> None:
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+    # Control-C in a terminal reaches the whole foreground group; how to stop is for the service to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     layers = isolation.enter_namespaces() if namespaces else ()
     if "pid_namespace" in layers:
         _become_first_process(socket_fd)
@@ -75,8 +77,7 @@ def _warm_up() -> dict[str, str]:
     import PIL.Image
     import torch
 
-    torch.set_num_threads(1)
-    numpy.random.default_rng(0)
+    jail.seed_everything(0, threads=1)
     image = torch.rand(1, 3, 16, 16)
     torch.nn.functional.conv2d(image, torch.rand(4, 3, 3, 3))
     (image.reshape(16, 48) @ torch.rand(48, 16)).round().to(torch.uint8).numpy().tobytes()
@@ -167,19 +168,10 @@ class Zygote:
 
     def _bury(self, child: Child) -> None:
         """Reap the child, end whatever of it is left, and report."""
-        _, status, usage = os.wait4(child.pid, 0)
+        _, status = os.waitpid(child.pid, 0)
         os.close(child.pidfd)
         left = 0
         if self._own_pids is None:
             known = {other.pid for other in self._children.values()}
             left = processes.kill_orphans(known, sweeps=_SWEEPS)
-        wire.send(
-            self._channel,
-            {
-                "op": "exited",
-                "number": child.number,
-                "status": status,
-                "max_rss_bytes": usage.ru_maxrss * 1024,
-                "survivors": left,
-            },
-        )
+        wire.send(self._channel, {"op": "exited", "number": child.number, "status": status, "survivors": left})

@@ -74,6 +74,18 @@ def test_a_chained_exception_keeps_both_parts(lab: Lab) -> None:
             "encode",
             "bytes is not a number",
         ),
+        (
+            'import os; os.write(3, b\'{"op":"broken","message":"not my fault"}\')\n' + ENCODER,
+            "contract_violation",
+            "load",
+            "another question",
+        ),
+        (
+            in_encode('import os; os.write(3, b\'{"op":"failed","error_type":[]}\')'),
+            "contract_violation",
+            "encode",
+            "an unknown kind of failure",
+        ),
         (in_encode("import os; os.write(3, b'[' * 60000)"), "contract_violation", "encode", "not JSON"),
         (in_encode("import os; os.write(3, b' ' * 70000)"), "contract_violation", "encode", "over the limit"),
         (
@@ -98,6 +110,19 @@ def test_a_broken_encoder(lab: Lab, code: str, kind: str, stage: str, words: str
     assert fault.blame is Blame.CODE
 
 
+def test_answers_given_ahead_of_the_questions_are_refused(lab: Lab) -> None:
+    """Else a call could be over, by the clock, before it began."""
+    early = """
+import json, os
+for told in ({"op": "loaded"}, {"op": "ready"}, {"op": "done", "bytes": 0}):
+    os.write(3, json.dumps(told).encode())
+def encode(frames, ctx): ...
+"""
+    fault = fault_of(lab, early)
+    assert fault.error_type is ErrorType.CONTRACT_VIOLATION
+    assert "nobody asked for" in fault.message
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -116,9 +141,10 @@ def test_wrong_frames_are_named(lab: Lab, body: str, words: str) -> None:
     assert words in fault.message
 
 
-def test_the_process_that_kills_itself(plain_lab: Lab) -> None:
-    fault = fault_of(plain_lab, in_encode("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
-    assert (fault.error_type, fault.message) == (ErrorType.SIGNALLED, "the process was ended by SIGKILL")
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (40, "signal 40")])
+def test_the_process_that_kills_itself(plain_lab: Lab, number: int, name: str) -> None:
+    fault = fault_of(plain_lab, in_encode(f"import os; os.kill(os.getpid(), {number})"))
+    assert (fault.error_type, fault.message) == (ErrorType.SIGNALLED, f"the process was ended by {name}")
 
 
 def test_what_was_printed_comes_with_the_fault(lab: Lab) -> None:

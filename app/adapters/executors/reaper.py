@@ -44,4 +44,8 @@ def _descriptors(pid: int) -> list[int]:
 
 
 def _all_dead(pidfds: list[int]) -> bool:
-    return len(select.select(pidfds, [], [], 0)[0]) == len(pidfds)
+    # Not select.select, which cannot take a descriptor of 1024 or more: the API process may have many.
+    poller = select.poll()
+    for pidfd in pidfds:
+        poller.register(pidfd, select.POLLIN)
+    return len(poller.poll(0)) == len(pidfds)
