@@ -110,17 +110,15 @@ def test_a_broken_encoder(lab: Lab, code: str, kind: str, stage: str, words: str
     assert fault.blame is Blame.CODE
 
 
-def test_answers_given_ahead_of_the_questions_are_refused(lab: Lab) -> None:
+@pytest.mark.parametrize("told", [{"op": "loaded"}, {"op": "ready"}, {"op": "done", "bytes": 0}])
+@pytest.mark.parametrize("where", ["import", "setup"])
+def test_answers_in_the_services_name_are_refused(lab: Lab, told: dict[str, object], where: str) -> None:
     """Else a call could be over, by the clock, before it began."""
-    early = """
-import json, os
-for told in ({"op": "loaded"}, {"op": "ready"}, {"op": "done", "bytes": 0}):
-    os.write(3, json.dumps(told).encode())
-def encode(frames, ctx): ...
-"""
-    fault = fault_of(lab, early)
+    fake = f"import json, os, time; os.write(3, json.dumps({told!r}).encode()); time.sleep(0.2)\n"
+    code = fake + ENCODER if where == "import" else f"{ENCODER}\ndef setup(ctx):\n    {fake}"
+    fault = fault_of(lab, code)
     assert fault.error_type is ErrorType.CONTRACT_VIOLATION
-    assert "nobody asked for" in fault.message
+    assert "the protocol of the jail" in fault.message
 
 
 @pytest.mark.parametrize(
