@@ -1,7 +1,7 @@
 # Bitlane in a container: a non-root user, a root file system that may be read-only, state in /data alone.
 #
-#   docker build -t bitlane .                                    CPU only
-#   docker build -t bitlane --build-arg TORCH_INDEX= .           torch with CUDA, from pip's usual index (several GB)
+#   docker build -t bitlane .                                    torch with CUDA (several GB)
+#   docker build -t bitlane --build-arg TORCH_INDEX=URL .        torch from an index with CPU-only builds
 #
 # A pip.conf that the build needs (a mirror, a proxy's certificate) goes in as a secret and stays out of the image:
 #   docker build --secret id=pipconf,src=$HOME/.config/pip/pip.conf ...
@@ -9,7 +9,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 ARG PYTHON=python3
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN ${PYTHON} -m venv /opt/bitlane

@@ -256,9 +256,6 @@ class Call:
         log = self.tail.text()
         if number == signal.SIGXCPU:
             self._fault("cpu_time_limit", "the process used more CPU time than the wall clock allows")
-        if "Fatal Python error: Aborted" in log:
-            # The kernel shields the first process of a PID namespace from its own signals: abort() ends in SIGSEGV.
-            name = "SIGABRT"
         if faults.looks_out_of_memory(log) or (number == signal.SIGKILL and self.watch.near_limit()):
             self._out_of_memory(f"the process was ended by {name} for want of memory")
         self._fault("signalled", f"the process was ended by {name}")

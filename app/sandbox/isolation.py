@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.sandbox import environment, limits, syscalls
+from app.sandbox import environment, limits, nest, syscalls
 
 JOB_FD = 3
 MOUNTED_SCRATCH = "/dev/shm/scratch"
@@ -102,9 +102,9 @@ def _rehearse_jail(names: Sequence[str]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            own = os.open("/proc/self/ns/pid", os.O_RDONLY)
-            syscalls.unshare(syscalls.CLONE_NEWPID)
-            syscalls.setns(own, syscalls.CLONE_NEWPID)
+            home = nest.make(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
+            home.enter()
+            home.end()
             if "mount_namespace" in names:
                 syscalls.unshare(syscalls.CLONE_NEWNS)
                 syscalls.mount("scratch", os.path.dirname(MOUNTED_SCRATCH), "tmpfs", syscalls.MS_NOSUID, "size=4096")
@@ -147,6 +147,11 @@ def die_with_zygote(confinement: Confinement) -> None:
         os._exit(1)
 
 
+def adopt_orphans(_: Confinement) -> None:
+    """What this process detaches stays below it, where it is counted against its limits."""
+    syscalls.set_child_subreaper()
+
+
 def own_mounts(confinement: Confinement) -> None:
     if confinement.own_mounts:
         syscalls.unshare(syscalls.CLONE_NEWNS)
@@ -178,6 +183,7 @@ Layer = Callable[[Confinement], None]
 CHILD_LAYERS: tuple[tuple[str, Layer], ...] = (
     ("session", own_session),
     ("parent_death", die_with_zygote),
+    ("subreaper", adopt_orphans),
     ("mount_namespace", own_mounts),
     ("scratch", private_scratch),
     ("rlimits", common_limits),

@@ -16,6 +16,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -50,6 +51,11 @@ def set_parent_death_signal(number: int) -> None:
 def set_child_subreaper() -> None:
     """Orphaned descendants become children of this process instead of init's."""
     _check("prctl(PR_SET_CHILD_SUBREAPER)", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def set_undumpable() -> None:
+    """Nobody without privileges can trace this process or look into its memory and descriptors."""
+    _check("prctl(PR_SET_DUMPABLE)", _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def set_no_new_privs() -> None:

@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from app.sandbox import isolation, jail, processes, syscalls, wire
+from app.sandbox import isolation, jail, nest, processes, syscalls, wire
 
 _SWEEPS = 200
 
@@ -29,6 +29,7 @@ class Child:
     number: int
     pid: int
     pidfd: int
+    nest: nest.Nest | None
 
 
 def main(socket_fd: int, parent_pid: int, *, namespaces: bool = True) -> None:
@@ -103,6 +104,7 @@ class Zygote:
         self._layers = layers
         self._children: dict[int, Child] = {}
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
+        self._nest = self._make_nest()
 
     def serve(self) -> None:
         """Answer until the evaluator is gone."""
@@ -121,26 +123,34 @@ class Zygote:
                 else:
                     poller.unregister(fd)
                     self._bury(self._children.pop(fd))
+                    self._nest = self._nest or self._make_nest()
+
+    def _make_nest(self) -> nest.Nest | None:
+        return None if self._own_pids is None else nest.make(self._own_pids)
 
     def _fork(self, message: dict[str, Any], descriptors: list[int]) -> Child | None:
         number = message["number"]
+        home, self._nest = self._nest, None
         try:
-            pid = self._fork_process(message, descriptors)
+            home = home or self._make_nest()
+            pid = self._fork_process(message, descriptors, home)
         except OSError as error:
+            if home is not None:
+                home.end()
             wire.send(self._channel, {"op": "failed", "number": number, "message": f"fork: {error}"})
             return None
         finally:
             for fd in descriptors:
                 os.close(fd)
-        child = Child(number, pid, os.pidfd_open(pid))
+        child = Child(number, pid, os.pidfd_open(pid), home)
         self._children[child.pidfd] = child
         wire.send(self._channel, {"op": "forked", "number": number}, [child.pidfd])
         return child
 
-    def _fork_process(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        if self._own_pids is None:
+    def _fork_process(self, message: dict[str, Any], descriptors: list[int], home: nest.Nest | None) -> int:
+        if self._own_pids is None or home is None:
             return self._fork_child(message, descriptors)
-        syscalls.unshare(syscalls.CLONE_NEWPID)
+        home.enter()
         try:
             return self._fork_child(message, descriptors)
         finally:
@@ -171,7 +181,9 @@ class Zygote:
         _, status = os.waitpid(child.pid, 0)
         os.close(child.pidfd)
         left = 0
-        if self._own_pids is None:
+        if child.nest is not None:
+            child.nest.end()
+        else:
             known = {other.pid for other in self._children.values()}
             left = processes.kill_orphans(known, sweeps=_SWEEPS)
         wire.send(self._channel, {"op": "exited", "number": child.number, "status": status, "survivors": left})

@@ -140,8 +140,8 @@ def test_wrong_frames_are_named(lab: Lab, body: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (40, "signal 40")])
-def test_the_process_that_kills_itself(plain_lab: Lab, number: int, name: str) -> None:
-    fault = fault_of(plain_lab, in_encode(f"import os; os.kill(os.getpid(), {number})"))
+def test_the_process_that_kills_itself(lab: Lab, number: int, name: str) -> None:
+    fault = fault_of(lab, in_encode(f"import os; os.kill(os.getpid(), {number})"))
     assert (fault.error_type, fault.message) == (ErrorType.SIGNALLED, f"the process was ended by {name}")
 
 

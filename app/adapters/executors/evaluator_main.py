@@ -20,12 +20,12 @@ from pydantic import TypeAdapter
 from app.adapters.executors import machine
 from app.adapters.executors.control import Cancelled, Control
 from app.adapters.executors.jailed import JailedCodec
-from app.adapters.executors.warm import warm_metrics
 from app.domain.errors import PlatformError, WorkerLost
 from app.domain.evaluation import Json, Report
 from app.domain.job import Fault
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.source import ClipSource
+from app.evaluator.measure import warm_up
 from app.evaluator.pipeline import evaluate
 from app.ports import Outcome, Progress, Succeeded, Work
 from app.sandbox import syscalls
@@ -68,7 +68,7 @@ class Evaluator:
 
     def warm(self) -> None:
         """Everything that the first attempt would otherwise wait for. Raises ``SandboxLost``."""
-        warm_metrics()
+        warm_up()
         self._supervisor.warm()
         if self._settings.device != "cpu":
             self._device_name = self._supervisor.probe(self._settings.device)
