@@ -23,7 +23,7 @@ from app.adapters.inspector import ProcessInspector
 from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
-from app.domain.errors import PlatformError
+from app.domain.errors import PlatformError, StoreUnavailable
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
@@ -110,7 +110,10 @@ async def _start(
     settings: Settings, stack: AsyncExitStack, clock: Clock, on_fatal: Callable[[BaseException], None]
 ) -> Api:
     data = settings.data.absolute()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
     blobs = LocalBlobs(data / "blobs")
     store, lease = await _open_store(settings, stack, blobs, data, clock)
     # Only the holder of the lease may sweep away what an earlier process left half written.
@@ -151,7 +154,6 @@ async def _start(
         jobs=jobs_,
         board=board,
         outbox=outbox,
-        feed=feed,
         clock=clock,
         lease_s=settings.lease_s,
         on_fatal=on_fatal,

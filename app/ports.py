@@ -180,6 +180,9 @@ class Executor(Protocol):
     async def warm(self) -> Ready:
         """Return once an attempt can start, starting or restarting what is needed. Raises ``WorkerLost``."""
 
+    async def gone(self) -> None:
+        """Return when what ``warm`` made ready has died. Never raises."""
+
     async def run(self, work: Work, observe: Callable[[Progress], None]) -> Outcome:
         """Run the attempt. Raises ``WorkerLost`` if a process of ours died.
 

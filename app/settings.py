@@ -145,7 +145,11 @@ class Settings(BaseSettings):
 
     @property
     def own_url(self) -> str:
-        return self.public_url or f"http://{self.host}:{self.port}"
+        if self.public_url is not None:
+            return self.public_url
+        everywhere = self.host in ("0.0.0.0", "::")
+        host = socket.gethostname() if everywhere else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
 
 def _like(limits: Limits, numbers: dict[str, float]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from app.domain.errors import FieldError
 from app.ports import Inspection
 from app.sandbox import environment
+from app.sandbox.contracts import CONTRACTS
 from app.sandbox.contracts.choose import choose
 
 TIMEOUT_S = 2.0
@@ -139,12 +140,14 @@ class ProcessInspector:
         await asyncio.gather(*(reader.stop() for reader in self.readers))
 
     async def inspect(self, encoder: str, decoder: str, contract: str) -> Inspection:
+        if contract != "auto" and contract not in CONTRACTS:
+            message = f"no contract {contract!r}; there are: auto, {', '.join(CONTRACTS)}"
+            return Inspection(errors=(FieldError(field="contract", message=message),))
         sources = {"encoder": encoder, "decoder": decoder}
         try:
             found = {side: await self._read(source) for side, source in sources.items()}
         except _TooLong:
-            known = None if contract == "auto" else contract
-            return Inspection(contract=known, checked=False)
+            return Inspection(contract=None if contract == "auto" else contract, checked=False)
         errors = tuple(_field_error(side, told["error"]) for side, told in found.items() if "error" in told)
         if errors:
             return Inspection(errors=errors)

@@ -49,10 +49,10 @@ class HttpPusher:
                     "POST", base.rstrip("/") + "/experiment_result", content=body, headers=headers
                 ) as response:
                     return self._answer(response)
-        except (httpx.HTTPError, OSError) as error:
-            return Answer(status=None, error=f"{type(error).__name__}: {error}".rstrip(": "))
         except TimeoutError:
             return Answer(status=None, error=f"no answer within {TRY_TIMEOUT_S:g} s")
+        except (httpx.HTTPError, OSError) as error:
+            return Answer(status=None, error=f"{type(error).__name__}: {error}".rstrip(": "))
 
     def _answer(self, response: httpx.Response) -> Answer:
         retry_after = _retry_after_s(response.headers.get("retry-after"), self._clock.now())

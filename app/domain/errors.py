@@ -20,13 +20,10 @@ BitlaneError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from app.domain.job import Fault
+from app.domain.job import Fault
 
 
 class BitlaneError(Exception):

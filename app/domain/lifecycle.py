@@ -4,8 +4,9 @@ An event is a fact with a time. What follows from it is the changed job and effe
 carries out after the job has been committed. ``TABLE`` holds every transition; the first row whose guard holds is
 taken.
 
-Two rules stand before the table. A terminal state absorbs every event. An event of an attempt that is not the running
-one is absorbed too: the attempt's number fences out late writers.
+Three rules stand before the table. A terminal state absorbs every event. An event of an attempt that is not the running
+one is absorbed too: the attempt's number fences out late writers. A cancel request for a job that has one changes
+nothing more, and only repeats its effect.
 """
 
 from __future__ import annotations
@@ -211,6 +212,8 @@ def decide(job: Job, event: Event) -> Decision:
             raise IllegalTransition(f"job {job.id} has no attempt {event.attempt}")
         if job.status is not RUNNING or event.attempt != job.attempt:
             return Decision(job=job, changed=False)
+    if isinstance(event, CancelRequested) and job.cancel_requested:
+        return Decision(job=job, effects=(StopAttempt(job_id=job.id, attempt=job.attempt),), changed=False)
     for row in TABLE:
         if row.source is job.status and isinstance(event, row.event) and row.guard(job, event):
             return _move(job, event, row.target)

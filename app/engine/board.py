@@ -52,6 +52,11 @@ class Running:
     task: asyncio.Task[object]
     progress: Progress | None = None
 
+    def stop(self) -> None:
+        """Kill it. A second request must not disturb the killing."""
+        if not self.task.cancelling():
+            self.task.cancel()
+
 
 @dataclass(slots=True, eq=False)
 class Board:
@@ -61,7 +66,9 @@ class Board:
     waiting: WaitingJobs = field(default_factory=WaitingJobs)
     running: dict[str, Running] = field(default_factory=dict)
     stranded: set[str] = field(default_factory=set)
+    claiming: set[str] = field(default_factory=set)
     stop_requests: set[str] = field(default_factory=set)
+    closed: bool = False
     states: dict[str, LaneState] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +76,12 @@ class Board:
         self.states = {lane.name: LaneState(lane=lane, queue=asyncio.Queue(maxsize=lane.slots)) for lane in ordered}
 
     def enqueue(self, job: Job) -> None:
-        """Let the job wait for a lane. If none of this service fits, it waits apart for a start with other lanes."""
+        """Let the job wait for a lane. If none of this service fits, it waits apart for a start with other lanes.
+
+        A job that waits, is being claimed or runs is left where it is.
+        """
+        if job.id in self.claiming or job.id in self.running:
+            return
         try:
             lanes = eligible_lanes(job.spec.device, self.lanes)
         except InvalidSpec:
@@ -87,29 +99,46 @@ class Board:
         self.states[lane].free += 1
         self.dispatch()
 
+    def slot_lost(self, lane: str) -> bool:
+        """A free slot is not warm any more; False if a job is on its way to it already."""
+        state = self.states[lane]
+        if state.free == 0:
+            return False
+        state.free -= 1
+        return True
+
     def dispatch(self) -> None:
+        if self.closed:
+            return
         for state in self.states.values():
             while state.free > 0 and (picked := next_job(state.lane, self.waiting)) is not None:
                 self.waiting.discard(picked.job_id)
+                self.claiming.add(picked.job_id)
                 state.free -= 1
                 state.queue.put_nowait(picked.job_id)
 
     def stop(self, job_id: str) -> None:
         """Kill the job's attempt. One that was claimed a moment ago and has not started is stopped by ``start``."""
         running = self.running.get(job_id)
-        if running is None:
+        if running is not None:
+            running.stop()
+        elif job_id in self.claiming:
             self.stop_requests.add(job_id)
-        else:
-            running.task.cancel()
 
     def start(self, job_id: str, running: Running) -> None:
         self.running[job_id] = running
         if job_id in self.stop_requests:
-            self.stop_requests.remove(job_id)
-            running.task.cancel()
+            running.stop()
+
+    def forget(self, job_id: str) -> None:
+        """A slot is done with the job."""
+        self.claiming.discard(job_id)
+        self.running.pop(job_id, None)
+        self.stop_requests.discard(job_id)
 
     @property
     def queued(self) -> int:
+        """How many jobs wait, those included that no lane of this service fits."""
         return len(self.waiting) + len(self.stranded)
 
     def wait_s(self, lane: str, ahead: int | None = None) -> float | None:

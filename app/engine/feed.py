@@ -15,6 +15,11 @@ class Feed:
         for bell in self._bells.get(job_id, ()):
             bell.set()
 
+    def wake_all(self) -> None:
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.set()
+
     @contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
         """An event that is set at the job's next change. Enter before reading the job, or a change can be missed."""

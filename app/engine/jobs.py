@@ -87,7 +87,29 @@ class Jobs:
         self._experiments: dict[str, tuple[asyncio.Lock, int]] = {}
         self._last_created_at = 0.0
         self._being_added = 0
-        self.closed: str | None = "the service is starting"
+        self._doubtful: set[str] = set()
+        self._closed: str | None = "the service is starting"
+        self._held_until = 0.0
+
+    @property
+    def closed(self) -> str | None:
+        """Why no job is taken at present, None if jobs are taken."""
+        if self._closed is None and self._clock.monotonic() > self._held_until:
+            return "the store has not confirmed for a while that it is held by this service"
+        return self._closed
+
+    def open(self) -> None:
+        self._closed = None
+
+    def close(self, reason: str) -> None:
+        """Take no new jobs and start none; whoever waits for a job's end hears how it is."""
+        self._closed = reason
+        self._board.closed = True
+        self._feed.wake_all()
+
+    def held_until(self, monotonic: float) -> None:
+        """Until then the lease is ours for certain. After it a job that is taken might be seen by nobody."""
+        self._held_until = monotonic
 
     async def submit(self, submission: Submission) -> Job:
         """Accept a job: when this returns it is durable and will be run.
@@ -99,7 +121,7 @@ class Jobs:
             raise Draining(self.closed)
         target = self._targets.resolve(submission.deliver_to)
         if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
-            return _same(known, submission)
+            return self._known(known, submission)
         checked = await self._intake.check(submission)
         key = submission.experiment_id or submission.job_id
         if key is None:
@@ -107,7 +129,7 @@ class Jobs:
         async with self._alone(key):
             known = await self._active(submission)
             if known is not None:
-                return _same(known, submission)
+                return self._known(known, submission)
             return await self._accept(submission, checked, target)
 
     async def check(self, submission: Submission) -> Checked:
@@ -124,18 +146,52 @@ class Jobs:
         return newest if newest is not None and not newest.status.terminal else None
 
     async def _accept(self, submission: Submission, checked: Checked, target: str | None) -> Job:
-        if self.refuses:
+        if self.full:
             raise QueueFull(f"the queue holds {self._max_queued} jobs, its bound", retry_after_s=FULL_RETRY_AFTER_S)
         self._being_added += 1
         try:
             code = (submission.encoder.encode(), submission.decoder.encode())
             await asyncio.gather(*(self._blobs.put(source) for source in code))
-            job = await self._store.add(self._new(submission, checked, target))
-            self._board.enqueue(job)
+            job = await self._add(self._new(submission, checked, target))
         finally:
             self._being_added -= 1
-        self._feed.changed(job.id)
         return job
+
+    async def _add(self, job: Job) -> Job:
+        try:
+            added = await self._store.add(job)
+        except StoreUnavailable:
+            self._doubtful.add(job.id)
+            raise
+        self._settle(added)
+        return added
+
+    def _known(self, known: Job, submission: Submission) -> Job:
+        job = _same(known, submission)
+        self._settle(job)
+        return job
+
+    def _settle(self, job: Job) -> None:
+        """Have everything volatile follow from the job as it is stored. Doing so twice does no harm."""
+        if job.status is Status.QUEUED:
+            self._board.enqueue(job)
+        elif job.status.terminal:
+            self._board.withdraw(job.id)
+        delivery = job.delivery
+        if delivery is not None and delivery.target is not None and delivery.next_at is not None:
+            self._schedule_delivery(job.id, delivery.target, delivery.next_at)
+        self._feed.changed(job.id)
+
+    async def reconcile(self) -> None:
+        """Look again at jobs whose last write had no answer: it may have gone through all the same.
+
+        Raises ``StoreUnavailable``.
+        """
+        for job_id in list(self._doubtful):
+            job = await self._store.get(job_id)
+            self._doubtful.discard(job_id)
+            if job is not None:
+                self._settle(job)
 
     def _new(self, submission: Submission, checked: Checked, target: str | None) -> Job:
         # Acceptance times never repeat, so that order within a priority is the order of acceptance.
@@ -166,9 +222,13 @@ class Jobs:
                 self._experiments[key] = (lock, users - 1)
 
     @property
+    def full(self) -> bool:
+        return self._board.queued + self._being_added >= self._max_queued
+
+    @property
     def refuses(self) -> bool:
         """Whether the next submission would be refused, however good it is."""
-        return self.closed is not None or self._board.queued + self._being_added >= self._max_queued
+        return self.closed is not None or self.full
 
     async def probe(self) -> None:
         """Raises ``StoreUnavailable`` if the store does not answer."""
@@ -188,14 +248,17 @@ class Jobs:
         return await self._store.page(wanted, limit=limit, cursor=cursor)
 
     async def ended(self, job_id: str, *, within_s: float) -> Job:
-        """The job once it has ended, or as it is after ``within_s`` seconds. Raises ``NotFound``."""
+        """The job once it has ended, or as it is after ``within_s`` seconds or when the service stops.
+
+        Raises ``NotFound``.
+        """
         deadline = self._clock.monotonic() + within_s
         with self._feed.watch(job_id) as bell:
             while True:
                 bell.clear()
                 job = await self.get(job_id)
                 left = deadline - self._clock.monotonic()
-                if job.status.terminal or left <= 0:
+                if job.status.terminal or left <= 0 or self._closed is not None:
                     return job
                 try:
                     await asyncio.wait_for(bell.wait(), left)
@@ -205,7 +268,7 @@ class Jobs:
     async def cancel(self, job_id: str) -> Job:
         """End a queued job at once and kill a running one. Raises ``NotFound``, ``AlreadyEnded``."""
         decision = await self.apply(job_id, CancelRequested(at=self._clock.now()))
-        if not decision.changed:
+        if decision.job.status.terminal and not decision.changed:
             raise AlreadyEnded(job_id, decision.job.status.value)
         return decision.job
 
@@ -214,28 +277,40 @@ class Jobs:
         job = await self.get(job_id)
         if not job.status.terminal:
             raise Conflict(f"job {job_id} is {job.status}: there is no result to deliver yet")
-        target = job.deliver_to or self._targets.resolve("default")
-        if target is None:
-            raise Conflict("this service has no orchestrator to deliver to")
+        target = job.deliver_to or "default"
+        if target not in self._targets.names:
+            raise Conflict(f"this service has no target {target!r} to deliver to")
         return (await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target))).job
 
     async def apply(self, job_id: str, event: Event) -> Decision:
         """Load the job, decide, commit, and only then carry out what follows. An absorbed event changes nothing.
 
-        Raises ``NotFound``, ``StoreUnavailable``, ``IllegalTransition``.
+        Raises ``NotFound``, ``StoreUnavailable``, ``IllegalTransition``; ``StaleVersion`` if another service has taken
+        the store over.
         """
+        seen: int | None = None
         while True:
-            decision = decide(await self.get(job_id), event)
-            if not decision.changed:
-                return decision
-            try:
-                job = await self._store.commit(decision.job)
-            except StaleVersion:
-                continue
+            before = await self.get(job_id)
+            decision = decide(before, event)
+            job = decision.job
+            if decision.changed:
+                try:
+                    job = await self._store.commit(decision.job)
+                except StaleVersion:
+                    if before.version == seen:
+                        raise
+                    seen = before.version
+                    continue
+                except StoreUnavailable:
+                    self._doubtful.add(job_id)
+                    raise
+            else:
+                # It may be absorbed because it went through before, with its answer lost on the way.
+                self._settle(job)
             for effect in decision.effects:
                 self._carry_out(job, effect)
             self._feed.changed(job_id)
-            return Decision(job=job, effects=decision.effects)
+            return Decision(job=job, effects=decision.effects, changed=decision.changed)
 
     async def apply_surely(self, job_id: str, event: Event, *, pause_s: float = 1.0) -> Decision:
         """``apply``, waiting for the store to come back: what happened to a job has to be written down."""

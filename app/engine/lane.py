@@ -6,31 +6,21 @@ import asyncio
 from contextlib import suppress
 
 from app.domain.errors import BitlaneError, NotFound, PlatformError, StoreUnavailable, WorkerLost
-from app.domain.job import ErrorType, Fault, Job
+from app.domain.job import Blame, ErrorType, Fault, Job, Status
 from app.domain.lifecycle import AttemptEvent, Broke, Claimed, Finished, Released, Stopped
 from app.engine.board import Board, Running
-from app.engine.feed import Feed
 from app.engine.jobs import Jobs
 from app.ports import Blobs, Clock, Executor, Outcome, Progress, Ready, Succeeded, Work
 
 STORE_PAUSE_S = 1.0
-WARM_PAUSE_S = 2.0
+TROUBLE_PAUSE_S = 2.0
 
 
 class Slot:
     """A lane's slot. It claims only when its executor is warm, so that a broken executor burns nobody's retries."""
 
     def __init__(
-        self,
-        *,
-        lane: str,
-        number: int,
-        executor: Executor,
-        board: Board,
-        jobs: Jobs,
-        blobs: Blobs,
-        feed: Feed,
-        clock: Clock,
+        self, *, lane: str, number: int, executor: Executor, board: Board, jobs: Jobs, blobs: Blobs, clock: Clock
     ) -> None:
         self._lane = board.states[lane]
         self._number = number
@@ -38,50 +28,71 @@ class Slot:
         self._board = board
         self._jobs = jobs
         self._blobs = blobs
-        self._feed = feed
         self._clock = clock
 
     async def consume(self) -> None:
-        """For ever: warm up, wait for a job, run it."""
+        """For ever: warm up, wait for a job, run it. What goes wrong with one job does not end the slot."""
         while True:
-            ready = await self._warm()
-            self._board.slot_free(self._lane.lane.name)
-            job_id = await self._lane.queue.get()
+            await self._warm()
+            job_id = await self._next()
+            if job_id is None:
+                continue
             self._lane.working += 1
             try:
-                await self._attempt(job_id, ready)
+                await self._attempt(job_id)
+            except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not stop the lane
+                self._lane.broken = f"{type(error).__name__}: {error}"
+                await self._clock.sleep(TROUBLE_PAUSE_S)
+                await self._give_back(job_id, _platform_fault(error))
             finally:
+                self._board.forget(job_id)
                 self._lane.working -= 1
 
-    async def _warm(self) -> Ready:
+    async def _warm(self) -> None:
         while True:
             try:
-                ready = await self._executor.warm()
+                self._lane.ready = await self._executor.warm()
             except PlatformError as error:
                 self._lane.broken = str(error)
-                await self._clock.sleep(WARM_PAUSE_S)
+                await self._clock.sleep(TROUBLE_PAUSE_S)
             else:
                 self._lane.broken = None
-                self._lane.ready = ready
-                return ready
+                return
 
-    async def _attempt(self, job_id: str, ready: Ready) -> None:
+    async def _next(self) -> str | None:
+        """The job that was picked for this slot; None if the executor died while there was none."""
+        name = self._lane.lane.name
+        self._board.slot_free(name)
+        picked = asyncio.create_task(self._lane.queue.get())
+        gone = asyncio.create_task(self._executor.gone())
         try:
+            await asyncio.wait({picked, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not picked.done() and self._board.slot_lost(name):
+                return None
+            return await picked
+        finally:
+            picked.cancel()
+            gone.cancel()
+
+    async def _attempt(self, job_id: str) -> None:
+        try:
+            ready = await self._executor.warm()
             job = await self._claim(job_id, ready)
-        except StoreUnavailable:
+        except PlatformError:
+            # Nothing has run: the job waits again, and the loop finds out whether the executor is well.
             await self._clock.sleep(STORE_PAUSE_S)
-            await self._put_back(job_id)
+            await self._give_back(job_id, None)
             return
         if job is None:
             return
         started = self._clock.monotonic()
         task = asyncio.create_task(self._run(job), name=f"attempt {job.attempt} of {job.id}")
         self._board.start(job.id, Running(task=task))
-        try:
-            event = await self._outcome(job, task)
-        finally:
-            del self._board.running[job.id]
+        event = await self._outcome(job, task)
         took = self._clock.monotonic() - started
+        if isinstance(event, Broke) and event.fault.blame is Blame.PLATFORM:
+            await self._clock.sleep(STORE_PAUSE_S)
+        self._board.forget(job.id)
         decision = await self._jobs.apply_surely(job.id, event)
         if decision.job.status.terminal:
             self._lane.ran(took, decision.job.report)
@@ -98,14 +109,28 @@ class Slot:
         decision = await self._jobs.apply(job_id, claimed)
         return decision.job if decision.changed else None
 
-    async def _put_back(self, job_id: str) -> None:
+    async def _give_back(self, job_id: str, fault: Fault | None) -> None:
+        """Let the job wait again. An attempt that was begun has ended with ``fault``, or was released without one."""
+        self._board.forget(job_id)
         while True:
             try:
-                self._board.enqueue(await self._jobs.get(job_id))
+                job = await self._jobs.get(job_id)
+                newest = job.attempts[-1] if job.attempts else None
+                if job.status is Status.QUEUED:
+                    self._board.enqueue(job)
+                elif job.status is Status.RUNNING and newest is not None and self._mine(newest.lane, newest.slot):
+                    now, number = self._clock.now(), job.attempt
+                    released = Released(at=now, attempt=number)
+                    await self._jobs.apply(
+                        job_id, released if fault is None else Broke(at=now, attempt=number, fault=fault)
+                    )
             except StoreUnavailable:
                 await self._clock.sleep(STORE_PAUSE_S)
             else:
                 return
+
+    def _mine(self, lane: str, slot: int) -> bool:
+        return (lane, slot) == (self._lane.lane.name, self._number)
 
     async def _run(self, job: Job) -> Outcome:
         work = Work(
@@ -120,7 +145,6 @@ class Slot:
         def observe(progress: Progress) -> None:
             if (running := self._board.running.get(job.id)) is not None:
                 running.progress = progress
-                self._feed.changed(job.id)
 
         return await self._executor.run(work, observe)
 

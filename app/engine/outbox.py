@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.domain.delivery import BACKOFF_S
+from app.domain.delivery import BACKOFF_S, Answer
 from app.domain.errors import StoreUnavailable
 from app.domain.evaluation import Json
 from app.domain.job import Job
@@ -26,19 +26,39 @@ STORE_PAUSE_S = 1.0
 
 @dataclass(slots=True, eq=False)
 class _Target:
-    """``refusals`` counts failed tries in a row; until ``held_until`` nothing is sent to a target that refuses."""
+    """``refusals`` counts failed tries in a row; until ``held_until`` nothing is sent to a target that refuses.
+
+    ``due`` says when each job's delivery goes; ``order`` has the same times sorted, and old ones that count no more.
+    """
 
     refusals: int = 0
     held_until: float = 0.0
     under_way: int = 0
-    due: list[tuple[float, str]] = field(default_factory=list)
+    due: dict[str, float] = field(default_factory=dict)
+    order: list[tuple[float, str]] = field(default_factory=list)
+
+    def put(self, job_id: str, at: float) -> None:
+        self.due[job_id] = at
+        heapq.heappush(self.order, (at, job_id))
+
+    def pop(self) -> str:
+        _, job_id = heapq.heappop(self.order)
+        del self.due[job_id]
+        return job_id
 
     def ready_at(self) -> float | None:
         """When the next delivery may go, None if nothing waits or enough is under way."""
+        while self.order and self.due.get(self.order[0][1]) != self.order[0][0]:
+            heapq.heappop(self.order)
         limit = 1 if self.refusals else MAX_AT_ONCE
-        if not self.due or self.under_way >= limit:
+        if not self.order or self.under_way >= limit:
             return None
-        return max(self.due[0][0], self.held_until)
+        return max(self.order[0][0], self.held_until)
+
+    def make_all_due(self, now: float) -> None:
+        self.due = {job_id: min(at, now) for job_id, at in self.due.items()}
+        self.order = [(at, job_id) for job_id, at in self.due.items()]
+        heapq.heapify(self.order)
 
 
 class Outbox:
@@ -53,8 +73,8 @@ class Outbox:
         self._wake = asyncio.Event()
 
     def schedule(self, job_id: str, target: str, at: float) -> None:
-        """The job's delivery is due at ``at``. Saying so twice sends it once: the store knows what is still owed."""
-        heapq.heappush(self._targets.setdefault(target, _Target()).due, (at, job_id))
+        """The job's delivery is due at ``at``, whatever was said before."""
+        self._targets.setdefault(target, _Target()).put(job_id, at)
         self._wake.set()
 
     @property
@@ -72,7 +92,7 @@ class Outbox:
                 self._wake.clear()
                 for name, target in list(self._targets.items()):
                     while (at := target.ready_at()) is not None and at <= self._clock.now():
-                        _, job_id = heapq.heappop(target.due)
+                        job_id = target.pop()
                         target.under_way += 1
                         sends.create_task(self._send(jobs, name, target, job_id))
                 await self._until_next()
@@ -95,16 +115,26 @@ class Outbox:
             job = await self._load(jobs, job_id)
             if job.delivery is None or job.delivery.next_at is None:
                 return
-            answer = await self._pusher.push(name, job.delivery.id, self._result_of(job))
+            answer = await self._push(name, job)
             now = self._clock.now()
             if answer.taken or answer.final:
-                self._open(target, now)
+                if target.refusals:
+                    target.make_all_due(now)
+                target.refusals, target.held_until = 0, 0.0
             else:
-                self._hold(target, now)
+                pause = BACKOFF_S[min(target.refusals, len(BACKOFF_S) - 1)]
+                target.refusals, target.held_until = target.refusals + 1, now + min(pause, MAX_HOLD_S)
             await jobs.apply_surely(job_id, Pushed(at=now, answer=answer, jitter=self._jitter()))
         finally:
             target.under_way -= 1
             self._wake.set()
+
+    async def _push(self, name: str, job: Job) -> Answer:
+        assert job.delivery is not None
+        try:
+            return await self._pusher.push(name, job.delivery.id, self._result_of(job))
+        except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
+            return Answer(status=None, error=f"{type(error).__name__}: {error}")
 
     async def _load(self, jobs: Jobs, job_id: str) -> Job:
         while True:
@@ -112,15 +142,3 @@ class Outbox:
                 return await jobs.get(job_id)
             except StoreUnavailable:
                 await self._clock.sleep(STORE_PAUSE_S)
-
-    def _open(self, target: _Target, now: float) -> None:
-        if target.refusals:
-            target.due = [(min(at, now), job_id) for at, job_id in target.due]
-            heapq.heapify(target.due)
-        target.refusals = 0
-        target.held_until = 0.0
-
-    def _hold(self, target: _Target, now: float) -> None:
-        pause = BACKOFF_S[min(target.refusals, len(BACKOFF_S) - 1)]
-        target.refusals += 1
-        target.held_until = now + min(pause, MAX_HOLD_S)

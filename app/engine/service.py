@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from app.domain.errors import PlatformError, StoreHeld
+from app.domain.errors import StoreUnavailable
 from app.engine.board import Board
-from app.engine.feed import Feed
 from app.engine.jobs import Jobs
 from app.engine.lane import Slot
 from app.engine.outbox import Outbox
@@ -33,7 +32,6 @@ class Service:
         jobs: Jobs,
         board: Board,
         outbox: Outbox,
-        feed: Feed,
         clock: Clock,
         lease_s: float,
         on_fatal: Callable[[BaseException], None],
@@ -47,7 +45,6 @@ class Service:
         self._clock = clock
         self._lease_s = lease_s
         self._on_fatal = on_fatal
-        self.store_trouble: str | None = None
         self._slots = [
             Slot(
                 lane=lane,
@@ -56,7 +53,6 @@ class Service:
                 board=board,
                 jobs=jobs,
                 blobs=blobs,
-                feed=feed,
                 clock=clock,
             )
             for lane, of_lane in executors.items()
@@ -67,18 +63,22 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Serve while the context is open."""
         try:
+            self._hold(self._clock.monotonic())
             await recover(store=self._store, jobs=self.jobs, board=self.board, outbox=self.outbox, clock=self._clock)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._guard(task)) for task in self._tasks()]
-                self.jobs.closed = None
+                self.jobs.open()
                 try:
                     yield
                 finally:
-                    self.jobs.closed = "the service is stopping"
+                    self.jobs.close("the service is stopping")
                     for task in tasks:
-                        task.cancel()
+                        # A group that aborts has cancelled its tasks; once more would disturb how they end.
+                        if not task.cancelling():
+                            task.cancel()
         finally:
-            await asyncio.gather(*(executor.stop() for of_lane in self._executors.values() for executor in of_lane))
+            stops = (executor.stop() for of_lane in self._executors.values() for executor in of_lane)
+            await asyncio.gather(*stops, return_exceptions=True)
 
     def _tasks(self) -> list[Callable[[], Coroutine[None, None, None]]]:
         return [*(slot.consume for slot in self._slots), self._deliver, self._beat]
@@ -93,19 +93,16 @@ class Service:
     async def _deliver(self) -> None:
         await self.outbox.run(self.jobs)
 
+    def _hold(self, since: float) -> None:
+        self.jobs.held_until(since + self._lease_s)
+
     async def _beat(self) -> None:
-        last = self._clock.monotonic()
+        """Renew the lease, and look after what was left in doubt. Ends the service if the store was taken over."""
         while True:
             await self._clock.sleep(self._lease_s / 3)
-            try:
+            before = self._clock.monotonic()
+            # Away for now; if it stays away, the lease runs out and no job is taken any more.
+            with suppress(StoreUnavailable):
                 await self._lease.renew()
-            except StoreHeld:
-                raise
-            except PlatformError as error:
-                self.store_trouble = str(error)
-                if self._clock.monotonic() - last > self._lease_s:
-                    self.jobs.closed = f"the store has not answered for {self._lease_s:g} s: {error}"
-            else:
-                last = self._clock.monotonic()
-                self.store_trouble = None
-                self.jobs.closed = None
+                self._hold(before)
+                await self.jobs.reconcile()

@@ -56,4 +56,4 @@ async def store_trouble(api: Api) -> str | None:
         await api.jobs.probe()
     except StoreUnavailable as error:
         return str(error)
-    return api.service.store_trouble
+    return None

@@ -72,6 +72,8 @@ def _refusal(request: Request, api: Api, body: bytes) -> str | None:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:
         return "pushes without a signature are taken from known networks only"
+    # On a socket for both families an IPv4 caller shows as an IPv6 address.
+    address = getattr(address, "ipv4_mapped", None) or address
     if any(address in network for network in api.legacy_networks):
         return None
     return f"pushes without a signature are not taken from {address}"

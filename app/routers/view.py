@@ -49,8 +49,8 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
 
 
 def queue_position(job: Job, board: Board) -> int | None:
-    """0 is next; a job that was picked and is being claimed is next too."""
-    if job.status is not Status.QUEUED:
+    """0 is next; a job that was picked and is being claimed is next too; None if no lane of this service fits."""
+    if job.status is not Status.QUEUED or job.id in board.stranded:
         return None
     return board.waiting.position(job.id) or 0
 

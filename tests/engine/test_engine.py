@@ -7,7 +7,17 @@ import asyncio
 import pytest
 
 from app.domain.delivery import Answer, DeliveryState
-from app.domain.errors import AlreadyEnded, Conflict, Draining, FieldError, InvalidSpec, NotFound, QueueFull, StoreHeld
+from app.domain.errors import (
+    AlreadyEnded,
+    Conflict,
+    Draining,
+    FieldError,
+    InvalidSpec,
+    NotFound,
+    QueueFull,
+    StoreHeld,
+    StoreUnavailable,
+)
 from app.domain.evaluation import FrameRange
 from app.domain.job import ErrorType, Status
 from app.domain.lifecycle import MAX_PLATFORM_FAILURES
@@ -128,7 +138,7 @@ async def test_a_fault_of_the_submission_ends_the_job(world):
 async def test_a_worker_that_dies_costs_a_retry_and_the_job_runs_again(world):
     world.executor().script = [lost()]
     job = await world.submit()
-    await world.until(lambda: job.id in world.executor().running)
+    await world.until(lambda: job.id in world.executor().running, skip=True)
     assert (await world.jobs.get(job.id)).attempt == 2
     world.executor().finish(job.id)
     assert (await world.job_until(job.id, "succeeded")).attempts[0].reason == "the evaluator died"
@@ -137,14 +147,14 @@ async def test_a_worker_that_dies_costs_a_retry_and_the_job_runs_again(world):
 async def test_a_job_that_always_kills_its_worker_fails_with_the_evidence(world):
     world.executor().script = [lost()] * MAX_PLATFORM_FAILURES
     job = await world.submit()
-    failed = await world.job_until(job.id, "failed")
+    failed = await world.job_until(job.id, "failed", skip=True)
     assert failed.fault.error_type is ErrorType.WORKER_LOST
     assert [attempt.ended for attempt in failed.attempts] == ["broke"] * MAX_PLATFORM_FAILURES
 
 
 async def test_a_bug_of_ours_is_a_platform_fault(world):
     world.executor().script = [ZeroDivisionError("oh")] * MAX_PLATFORM_FAILURES
-    failed = await world.job_until((await world.submit()).id, "failed")
+    failed = await world.job_until((await world.submit()).id, "failed", skip=True)
     assert failed.fault.error_type is ErrorType.INTERNAL_ERROR
     assert "ZeroDivisionError" in failed.fault.message
 
@@ -338,3 +348,138 @@ async def test_ids_sort_as_the_jobs_were_accepted(world):
     ids = [(await world.submit()).id for _ in range(5)]
     assert ids == sorted(ids) and len(set(ids)) == 5
     assert all(len(job_id) == 26 for job_id in ids)
+
+
+def loses(status):
+    return lambda job: job.status is status
+
+
+async def test_an_acceptance_whose_answer_is_lost_is_no_lost_job(world):
+    world.store.loses = loses(Status.QUEUED)
+    with pytest.raises(StoreUnavailable):
+        await world.submit(experiment_id="x")
+    again = await world.submit(experiment_id="x")
+    await world.until(lambda: again.id in world.executor().running)
+
+
+async def test_an_acceptance_whose_answer_is_lost_is_found_without_a_retry(world):
+    world.store.loses = loses(Status.QUEUED)
+    with pytest.raises(StoreUnavailable):
+        await world.submit()
+    await world.until(lambda: bool(world.executor().running), skip=True)
+
+
+async def test_a_claim_whose_answer_is_lost_runs_all_the_same(world):
+    world.store.loses = loses(Status.RUNNING)
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running, skip=True)
+    seen = await world.jobs.get(job.id)
+    assert (world.store.lost, seen.attempt, seen.platform_failures) == (1, 2, 0)
+
+
+async def test_a_result_whose_answer_is_lost_is_delivered(world):
+    world.store.loses = loses(Status.SUCCEEDED)
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running)
+    world.executor().finish(job.id)
+    await world.until(lambda: world.pusher.taken == [f"msg_{job.id}"], skip=True)
+    assert world.store.lost == 1
+
+
+async def test_a_retry_whose_answer_is_lost_runs(world):
+    world.executor().script = [lost()]
+    job = await world.submit()
+    world.store.loses = lambda job: job.platform_failures == 1
+    await world.until(lambda: job.id in world.executor().running, skip=True)
+    assert world.store.lost == 1
+
+
+async def test_a_cancelled_job_whose_answer_is_lost_is_delivered(world):
+    blocker, job = await world.submit(), await world.submit()
+    await world.until(lambda: blocker.id in world.executor().running)
+    world.store.loses = loses(Status.CANCELLED)
+    with pytest.raises(StoreUnavailable):
+        await world.jobs.cancel(job.id)
+    await world.until(lambda: world.pusher.taken == [f"msg_{job.id}"], skip=True)
+
+
+async def test_an_executor_that_dies_while_idle_costs_no_retry(world):
+    await world.until(lambda: world.board.states["cpu"].free == 1)
+    world.executor().cold = [lost(), lost()]
+    world.executor().death.set()
+    await world.until(lambda: world.board.states["cpu"].broken is not None)
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running, skip=True)
+    assert (await world.jobs.get(job.id)).attempt == 1
+
+
+async def test_a_bug_in_the_slot_itself_does_not_stop_the_lane(world):
+    real = world.jobs.apply_surely
+
+    async def broken(job_id, event):
+        world.jobs.apply_surely = real
+        raise KeyError("a bug")
+
+    world.jobs.apply_surely = broken
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running)
+    world.executor().finish(job.id)
+    await world.until(lambda: world.executor().ran == [job.id, job.id], skip=True)
+    world.executor().finish(job.id)
+    done = await world.job_until(job.id, "succeeded")
+    assert "KeyError" in done.attempts[0].reason
+
+
+async def test_a_result_that_cannot_be_sent_does_not_hold_up_others(world):
+    real = world.pusher.push
+
+    async def push(target, webhook_id, payload):
+        if payload["job_id"] == first.id:
+            raise ValueError("not JSON")
+        return await real(target, webhook_id, payload)
+
+    world.pusher.push = push
+    first, second = await world.submit(), await world.submit()
+    for job in (first, second):
+        await world.until(lambda job=job: job.id in world.executor().running)
+        world.executor().finish(job.id)
+    await world.until(lambda: world.pusher.taken == [f"msg_{second.id}"], skip=True)
+    assert "not JSON" in (await world.jobs.get(first.id)).delivery.last_error
+
+
+async def test_two_cancel_requests_are_one(world):
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running)
+    await asyncio.gather(*(world.jobs.cancel(job.id) for _ in range(3)))
+    ended = await world.job_until(job.id, "cancelled")
+    assert world.executor().cancelled == [job.id]
+    assert [event.event for event in ended.events].count("CancelRequested") == 1
+
+
+async def test_sending_again_and_again_does_not_multiply_the_tries(world):
+    world.pusher.answer = Answer(status=500)
+    job = await world.submit()
+    await world.until(lambda: job.id in world.executor().running)
+    world.executor().finish(job.id)
+    await world.until(lambda: len(world.pusher.tries) == 1)
+    await world.job_until(job.id, "succeeded")
+    for _ in range(6):
+        await world.jobs.redeliver(job.id)
+    started = world.clock.now()
+    await world.until(lambda: world.clock.now() - started > 900, skip=True)
+    assert len(world.pusher.tries) <= 6
+
+
+async def test_a_holder_that_cannot_renew_takes_no_more_jobs(world):
+    world.clock.advance(16.0)
+    with pytest.raises(Draining, match="has not confirmed"):
+        await world.submit()
+
+
+async def test_whoever_waits_is_told_when_the_service_stops(tmp_path):
+    async with World(tmp_path).running() as world:
+        job = await world.submit()
+        waiter = asyncio.create_task(world.jobs.ended(job.id, within_s=60))
+        await world.until(lambda: job.id in world.executor().running)
+        world.jobs.close("stopping")
+        assert (await waiter).status is Status.RUNNING

@@ -8,12 +8,13 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.stores.lease import FileLease
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.delivery import Answer
-from app.domain.errors import WorkerLost
+from app.domain.errors import StoreUnavailable, WorkerLost
 from app.domain.evaluation import Clip, Report, Suite
 from app.domain.job import ErrorType, Fault, Job
 from app.domain.lanes import parse_lanes
@@ -72,12 +73,17 @@ class FakeExecutor:
         self.cancelled: list[str] = []
         self.script: list[Outcome | Exception] = []
         self.cold: list[Exception] = []
+        self.death = asyncio.Event()
         self.stopped = False
 
     async def warm(self) -> Ready:
         if self.cold:
             raise self.cold.pop()
+        self.death.clear()
         return Ready(device="cpu", device_name="a CPU")
+
+    async def gone(self) -> None:
+        await self.death.wait()
 
     async def run(self, work: Work, observe: Callable[[Progress], None]) -> Outcome:
         self.ran.append(work.job_id)
@@ -127,6 +133,31 @@ class FakeInspector:
         return self.inspection
 
 
+class LossyStore:
+    """A store whose answers can get lost: the write goes through, and nobody hears of it."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.loses: Callable[[Job], bool] = lambda job: False
+        self.lost = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def add(self, job: Job) -> Job:
+        return self._answer(job, await self._store.add(job))
+
+    async def commit(self, job: Job) -> Job:
+        return self._answer(job, await self._store.commit(job))
+
+    def _answer(self, job: Job, stored: Job) -> Job:
+        if self.loses(job):
+            self.lost += 1
+            self.loses = lambda job: False
+            raise StoreUnavailable("no answer")
+        return stored
+
+
 class OneSuite:
     def suites(self) -> list[Suite]:
         return [Suite(name="demo", clips=(CLIP,))]
@@ -161,7 +192,7 @@ class World:
         epoch = await lease.acquire(Holder(worker_id="w", host="h", data=str(self.data), pid=1))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(lease.release)
-            self.store = await stack.enter_async_context(SqliteStore(self.data, epoch=epoch))
+            self.store = LossyStore(await stack.enter_async_context(SqliteStore(self.data, epoch=epoch)))
             feed = Feed()
             self.jobs = Jobs(
                 store=self.store,
@@ -188,7 +219,6 @@ class World:
                 jobs=self.jobs,
                 board=self.board,
                 outbox=self.outbox,
-                feed=feed,
                 clock=self.clock,
                 lease_s=15.0,
                 on_fatal=self.fatal.append,

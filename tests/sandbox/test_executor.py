@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -158,6 +159,7 @@ async def test_stopping_leaves_no_process_and_no_descriptor(executor: LocalExecu
     await executor.stop()
     await executor.stop()
     assert not any(map(alive, tree))
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     await executor.warm()
     await executor.stop()

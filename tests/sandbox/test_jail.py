@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import secrets
@@ -69,6 +70,7 @@ def test_the_decoder_has_the_bitstream_and_nothing_else(each_lab: Lab) -> None:
 def test_inputs_arrive_with_go_only(lab: Lab) -> None:
     """At import and in setup there is nothing to read but the code and the (empty) output."""
     look = """
+import gc
 import os
 seen = []
 def look():
@@ -199,6 +201,7 @@ def test_fifty_calls_leave_nothing_behind(each_lab: Lab) -> None:
         inside = [f"{zygote}", *Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
         fds = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in inside if alive(int(pid)))
         ours = set(os.listdir(each_lab.scratch_root))
+        gc.collect()
         return len(os.listdir("/proc/self/fd")) + fds, ours, set(os.listdir("/dev/shm")), len(inside)
 
     def round_of(count: int) -> None:

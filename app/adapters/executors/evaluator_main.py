@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from app.adapters.executors import machine
 from app.adapters.executors.control import Cancelled, Control
 from app.adapters.executors.jailed import JailedCodec
-from app.domain.errors import PlatformError, WorkerLost
+from app.domain.errors import ClipUnusable, PlatformError
 from app.domain.evaluation import Json, Report
 from app.domain.job import Fault
 from app.evaluator.clips.catalogue import SuiteCatalogue
@@ -97,6 +97,8 @@ class Evaluator:
             return {"op": "cancelled"}
         except PlatformError as error:
             return {"op": "error", "kind": type(error).__name__, "message": str(error)}
+        except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not end the evaluator
+            return {"op": "error", "kind": "WorkerLost", "message": f"{type(error).__name__}: {error}"}
         finally:
             self._control.end()
         return _told(outcome)
@@ -118,7 +120,7 @@ class Evaluator:
         )
         suite = next((suite for suite in self._catalogue.suites() if suite.name == spec.suite), None)
         if suite is None:
-            raise WorkerLost(f"the suite {spec.suite!r} is not there any more")
+            raise ClipUnusable(f"the suite {spec.suite!r} is not there any more")
         return evaluate(spec, suite, codec, self._source, self._observe, self._provenance())
 
     def _observe(self, progress: Progress) -> None:

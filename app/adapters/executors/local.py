@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from app.adapters.executors import reaper
 from app.domain import errors
-from app.domain.errors import PlatformError, WorkerLost
+from app.domain.errors import WorkerLost
 from app.domain.evaluation import Report
 from app.domain.job import Fault
 from app.domain.lanes import Lane
@@ -89,8 +89,8 @@ class LocalExecutor:
         await self.stop()
         await asyncio.sleep(_BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)])
         self._failures += 1
-        link = self._link = await self._start()
         try:
+            link = self._link = await self._start()
             async with asyncio.timeout(_READY_S):
                 message = await link.receive()
             if message["op"] != "ready":
@@ -98,12 +98,19 @@ class LocalExecutor:
         except TimeoutError:
             await self.stop()
             raise WorkerLost(f"the evaluator was not ready within {_READY_S:g} s") from None
+        except OSError as error:
+            await self.stop()
+            raise WorkerLost(f"the evaluator could not be started: {error}") from error
         except BaseException:
             await self.stop()
             raise
         self._failures = 0
         self._ready = Ready(device=message["device"], device_name=message["device_name"], jail=tuple(message["jail"]))
         return self._ready
+
+    async def gone(self) -> None:
+        if self._link is not None:
+            await self._link.process.wait()
 
     async def run(self, work: Work, observe: Callable[[Progress], None]) -> Outcome:
         link = self._link
@@ -115,7 +122,7 @@ class LocalExecutor:
         except asyncio.CancelledError:
             await self._cancel(link, work)
             raise
-        except PlatformError:
+        except Exception:
             await self.stop()
             raise
 

@@ -8,6 +8,7 @@ import select
 import signal
 from contextlib import suppress
 
+from app.domain.errors import WorkerLost
 from app.sandbox import processes
 
 _PAUSE_S = 0.005
@@ -25,10 +26,14 @@ async def end_tree(process: asyncio.subprocess.Process) -> None:
         for pidfd in held:
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        async with asyncio.timeout(_PATIENCE_S):
-            while not _all_dead(held):  # noqa: ASYNC110 - the kernel tells, no event of ours could
-                await asyncio.sleep(_PAUSE_S)
-        await process.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not _all_dead(held):  # noqa: ASYNC110 - the kernel tells, no event of ours could
+                    await asyncio.sleep(_PAUSE_S)
+                await process.wait()
+        except TimeoutError:
+            # Killed, and held up inside the kernel (a device's driver, a dead disk).
+            raise WorkerLost(f"processes were killed and have not ended after {_PATIENCE_S:g} s") from None
     finally:
         for pidfd in held:
             os.close(pidfd)
