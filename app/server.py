@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -16,6 +18,16 @@ from app.settings import Settings
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 IDLE_CONNECTION_S = 75
 STOP_WITHIN_S = 10
+
+
+class _Server(uvicorn.Server):
+    """Tells the service at once that it is to stop: whoever waits for a job's end must not hold the stop up."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        api = getattr(self.config.app.state, "api", None)
+        if api is not None:
+            asyncio.get_running_loop().call_soon_threadsafe(api.jobs.close, "the service is stopping")
 
 
 def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
@@ -33,9 +45,10 @@ def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
         fatal.append(error)
         server.should_exit = True
 
-    server = uvicorn.Server(
+    app = create_app(settings, on_fatal=stop)
+    server = _Server(
         uvicorn.Config(
-            create_app(settings, on_fatal=stop),
+            app,
             loop="uvloop",
             http="httptools",
             access_log=False,

@@ -10,7 +10,7 @@ from importlib import metadata
 
 from app.domain.errors import ClipUnusable, SubmissionError, WorkerLost
 from app.domain.evaluation import Clip, Json, Measurement, Params, Report, Suite, rd_curves, summarise
-from app.domain.job import ErrorType, Fault, JobSpec, Stage
+from app.domain.job import Blame, ErrorType, Fault, JobSpec, Stage
 from app.evaluator.budget import Budget, Eta
 from app.evaluator.clips.source import ClipSource, OpenClip
 from app.evaluator.codec import HEADER, Codec, Decoded, Encoded, Geometry
@@ -183,6 +183,10 @@ class _Attempt:
         try:
             again = _sha256(self._decode(first))
         except SubmissionError as error:
+            if error.fault.blame is Blame.LIMIT:
+                # Out of time or memory says nothing about whether the frames would have been the same.
+                self._found.provenance["second_decode"] = {"same": None, "skipped": error.fault.message}
+                return
             self._found.flags.append(NONDETERMINISTIC)
             self._found.provenance["second_decode"] = {"same": False, "error": error.fault.message}
             return

@@ -20,10 +20,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = too_large(BodyTooLarge(self._max_bytes))
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
-            await answer(scope, receive, send)
+            await too_large(BodyTooLarge(self._max_bytes))(scope, receive, send)
             return
         seen = 0
         started = False
@@ -44,9 +43,9 @@ class BodyLimit:
 
         try:
             await self._app(scope, bounded_receive, noting_send)
-        except BodyTooLarge:
+        except BodyTooLarge as error:
             if not started:
-                await answer(scope, receive, send)
+                await too_large(error)(scope, receive, send)
 
 
 class AddressCheck:

@@ -181,6 +181,7 @@ def _result(api: Api, job: Job) -> dict[str, Any]:
 
 
 @router.get("/experiment/{experiment_id:path}/status")
+@_in_old_words
 async def experiment_status(api: TheApi, experiment_id: str) -> JSONResponse:
     """The result once there is one; a result of our own goes before one that was pushed to us."""
     try:

@@ -24,7 +24,7 @@ from app.routers.models import (
     given_code_names,
     submission_of,
 )
-from app.routers.view import job_view
+from app.routers.view import ValueResponse, job_view
 
 MAX_WAIT_S = 60.0
 POLL_AFTER_S = "1"
@@ -66,7 +66,7 @@ async def _submit(request: Request, spec: JobSpecIn, api: Api, *, job_id: str | 
         return JSONResponse(_dry_run_view(api, await api.jobs.check(submission)))
     job = await api.jobs.submit(submission)
     headers = {"location": f"/jobs/{job.id}", "retry-after": POLL_AFTER_S}
-    return JSONResponse(job_view(job, api.board), 202, headers=headers)
+    return ValueResponse(job_view(job, api.board), 202, headers=headers)
 
 
 def _dry_run_view(api: Api, checked: Checked) -> dict[str, Any]:
@@ -100,14 +100,14 @@ async def list_jobs(
     """Jobs, newest first, without their reports."""
     wanted = JobFilter(state=state, lane=lane, experiment_id=experiment_id)
     page = await api.jobs.page(wanted, limit=limit, cursor=cursor)
-    return JSONResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
+    return ValueResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
 
 
 @router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 404: _PROBLEMS[404], 422: _PROBLEMS[422]})
 async def get_job(api: TheApi, job_id: ThisJob, wait: WaitS = 0.0) -> JSONResponse:
     """One job. With ``wait`` the answer comes when the job ends, or after that many seconds."""
     job = await api.jobs.ended(job_id, within_s=wait) if wait else await api.jobs.get(job_id)
-    return JSONResponse(job_view(job, api.board), headers=_until_ended(job))
+    return ValueResponse(job_view(job, api.board), headers=_until_ended(job))
 
 
 def _until_ended(job: Job) -> dict[str, str]:
@@ -118,14 +118,14 @@ def _until_ended(job: Job) -> dict[str, str]:
 async def cancel(api: TheApi, job_id: ThisJob) -> JSONResponse:
     """End a queued job at once, kill a running one. 409 with its state if it has ended already."""
     job = await api.jobs.cancel(job_id)
-    return JSONResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
+    return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
 @router.post("/jobs/{job_id}/redeliver", status_code=202, responses=_ACCEPTED)
 async def redeliver(api: TheApi, job_id: ThisJob) -> JSONResponse:
     """Send the result to the orchestrator again."""
     job = await api.jobs.redeliver(job_id)
-    return JSONResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
+    return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
 @router.get("/jobs/{job_id}/report", responses={404: _PROBLEMS[404], 409: _PROBLEMS[409], 422: _PROBLEMS[422]})
@@ -136,4 +136,4 @@ async def report(api: TheApi, job_id: ThisJob, format: Annotated[str, Query(max_
     job = await api.jobs.get(job_id)
     if job.report is None:
         raise Conflict(f"job {job_id} is {job.status} and has no report")
-    return JSONResponse(job_view(job, api.board)["report"])
+    return ValueResponse(job.report)

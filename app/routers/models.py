@@ -28,6 +28,7 @@ CODE_NAMES = {
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 JobId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.~-]*$")]
 ExperimentId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SizeBytes = Annotated[int, Field(gt=0, lt=2**63)]
 Label = Annotated[str, StringConstraints(max_length=200)]
 
 EXAMPLE = {
@@ -61,10 +62,10 @@ class LimitsIn(BaseModel):
 
     wall_s: float | None = Field(None, gt=0, description="For each encode or decode call.")
     job_s: float | None = Field(None, gt=0, description="For all calls together.")
-    memory_bytes: int | None = Field(None, gt=0)
-    output_bytes: int | None = Field(None, gt=0)
-    scratch_bytes: int | None = Field(None, gt=0)
-    log_bytes: int | None = Field(None, gt=0)
+    memory_bytes: SizeBytes | None = None
+    output_bytes: SizeBytes | None = None
+    scratch_bytes: SizeBytes | None = None
+    log_bytes: SizeBytes | None = None
 
 
 class JobSpecIn(BaseModel):
@@ -148,14 +149,20 @@ def given_code_names(body: Mapping[str, Any]) -> dict[str, str]:
 
 def check_params(params: dict[str, Any]) -> None:
     """Raises ``ValueError`` for what cannot be kept exactly, or is too large for parameters."""
-    check_json(params)
-    size = len(json.dumps(params, ensure_ascii=True).encode())
+    try:
+        size = len(json.dumps(params))
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     if size > MAX_PARAMS_BYTES:
         raise ValueError(f"the parameters have {size} bytes, over the limit of {MAX_PARAMS_BYTES}")
+    check_json(params)
 
 
 def check_json(value: Any, depth: int = MAX_DEPTH) -> None:
-    """Raises ``ValueError`` for what other JSON readers would not read back the same: NaN, long integers, depth."""
+    """Raises ``ValueError`` for what other JSON readers would not read back the same: NaN, long integers, depth.
+
+    It is slow: bound the size first.
+    """
     if depth == 0:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from ipaddress import ip_address
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from app.domain.errors import StoreUnavailable
 from app.domain.signing import verify
 from app.ports import Received
 from app.routers.api import Api, TheApi
-from app.routers.models import ExperimentId, check_json
+from app.routers.models import ExperimentId
 
 MAX_ID_LENGTH = 200
+MAX_RESULT_BYTES = 512 * 1024
 
 router = APIRouter(tags=["legacy"])
 _experiment_id = TypeAdapter(ExperimentId)
@@ -30,10 +31,12 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
     refused = _refusal(request, api, body)
     if refused is not None:
         return JSONResponse({"error": refused}, 401)
+    if len(body) > MAX_RESULT_BYTES:
+        return JSONResponse({"error": f"the result is over the limit of {MAX_RESULT_BYTES} bytes"}, 413)
     try:
-        payload = json.loads(body)
+        payload = from_json(body, allow_inf_nan=False)
         experiment_id = _experiment_id.validate_python(payload["experiment_id"])
-        _check(payload)
+        json.dumps(payload, allow_nan=False)
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         reason = "experiment_id is not a text of 1 to 200 characters" if isinstance(error, ValidationError) else error
         return JSONResponse({"error": f"not a result: {reason}"}, 400)
@@ -48,12 +51,6 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
     except StoreUnavailable as error:
         return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "5"})
     return JSONResponse({"status": "received", "experiment_id": experiment_id, "repeated": not new})
-
-
-def _check(payload: Any) -> None:
-    if not isinstance(payload, dict):
-        raise ValueError("it is not a JSON object")
-    check_json(payload)
 
 
 def _refusal(request: Request, api: Api, body: bytes) -> str | None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from fastapi.responses import JSONResponse
+from pydantic_core import to_json
+
 from app.domain.job import Job, Status
 from app.engine.board import Board
 from app.routers.models import rfc3339
 
 
+class ValueResponse(JSONResponse):
+    """JSON of plain values and dataclasses, without copying a large report into dicts first."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content, inf_nan_mode="constants")
+
+
 def job_view(job: Job, board: Board) -> dict[str, Any]:
+    """The resource, for ``ValueResponse``."""
     newest = job.attempts[-1] if job.attempts else None
     running = board.running.get(job.id) if job.status is Status.RUNNING else None
     progress = running.progress if running is not None else None
@@ -38,7 +49,7 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
         "error_type": fault.error_type.value if fault else None,
         "error": {name: value for name, value in asdict(fault).items() if name != "error_type"} if fault else None,
         "delivery": delivery_view(job),
-        "report": asdict(job.report) if job.report else None,
+        "report": job.report,
         "links": {
             "self": f"/jobs/{job.id}",
             "report": f"/jobs/{job.id}/report",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.service import DECODER, ENCODER, SLEEPER, Bitlane, wait_for
@@ -205,3 +207,25 @@ def test_everything_goes_well_on_dynamodb_too(tmp_path, moto):
         worker.start()
         assert_one_result_each(worker, orchestrator, ids)
         assert [worker.job(job_id)["attempt"] for job_id in ids] == [2, 2]
+
+
+def test_whoever_waits_for_a_job_is_told_when_the_service_stops(tmp_path):
+    with Bitlane(tmp_path / "data") as worker, ThreadPoolExecutor(1) as pool:
+        job = worker.submit(encoder=SLEEPER)
+        wait_for(lambda: worker.job(job["id"])["state"] == "running", within_s=30, what="it to run")
+        waiting = pool.submit(httpx.get, f"{worker.url}/jobs/{job['id']}?wait=60", timeout=70)
+        time.sleep(0.5)
+        begun = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begun < 8, "the stop waited for the poll"
+        assert waiting.result().json()["state"] in ("running", "queued")
+
+
+def test_an_evaluator_that_dies_while_idle_costs_nothing(tmp_path):
+    with Bitlane(tmp_path / "data") as worker:
+        worker.run()
+        killed = evaluators(worker)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: set(evaluators(worker)) - set(killed), within_s=20, what="a new evaluator")
+        assert worker.run()["attempt"] == 1
