@@ -144,7 +144,7 @@ async def _start(
         ids=Ids(secrets.token_bytes),
         targets=Targets(names=frozenset(targets)),
         max_queued=settings.max_queued,
-        schedule_delivery=outbox.schedule,
+        outbox=outbox,
     )
     service = Service(
         store=store,

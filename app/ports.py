@@ -217,6 +217,9 @@ class Catalogue(Protocol):
     def suites(self) -> Sequence[Suite]:
         """Every suite that can be asked for, by name."""
 
+    def problems(self) -> dict[str, str]:
+        """Why a suite that is there cannot be used, by its name."""
+
 
 class Clock(Protocol):
     def now(self) -> float:

@@ -18,7 +18,7 @@ from app.domain.errors import FieldError
 from app.ports import Inspection
 from app.sandbox import environment
 from app.sandbox.contracts import CONTRACTS
-from app.sandbox.contracts.choose import choose
+from app.sandbox.contracts.choose import Chosen, choose
 
 TIMEOUT_S = 2.0
 _PROCESSES = 2
@@ -141,8 +141,7 @@ class ProcessInspector:
 
     async def inspect(self, encoder: str, decoder: str, contract: str) -> Inspection:
         if contract != "auto" and contract not in CONTRACTS:
-            message = f"no contract {contract!r}; there are: auto, {', '.join(CONTRACTS)}"
-            return Inspection(errors=(FieldError(field="contract", message=message),))
+            return _chosen(choose(contract, {}, {}))
         sources = {"encoder": encoder, "decoder": decoder}
         try:
             found = {side: await self._read(source) for side, source in sources.items()}
@@ -151,9 +150,7 @@ class ProcessInspector:
         errors = tuple(_field_error(side, told["error"]) for side, told in found.items() if "error" in told)
         if errors:
             return Inspection(errors=errors)
-        chosen = choose(contract, found["encoder"], found["decoder"])
-        wrong = tuple(FieldError(field=field, message=message, line=line) for field, message, line in chosen.errors)
-        return Inspection(contract=chosen.contract, frame_format=chosen.frame_format, errors=wrong)
+        return _chosen(choose(contract, found["encoder"], found["decoder"]))
 
     async def _read(self, source: str) -> Found:
         try:
@@ -179,3 +176,8 @@ class ProcessInspector:
 
 def _field_error(field: str, error: Found) -> FieldError:
     return FieldError(field=field, message=error["message"], line=error["line"], column=error["column"])
+
+
+def _chosen(chosen: Chosen) -> Inspection:
+    wrong = tuple(FieldError(field=field, message=message, line=line) for field, message, line in chosen.errors)
+    return Inspection(contract=chosen.contract, frame_format=chosen.frame_format, errors=wrong)

@@ -43,13 +43,17 @@ class FieldError:
     line: int | None = None
     column: int | None = None
 
+    def __str__(self) -> str:
+        where = "" if self.line is None else f" (line {self.line}, column {self.column})"
+        return f"{self.field}: {self.message}{where}"
+
 
 class InvalidSpec(RequestError):
     """At least one field is wrong; ``errors`` names each."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         self.errors = tuple(errors)
-        super().__init__("; ".join(f"{error.field}: {error.message}" for error in self.errors))
+        super().__init__("; ".join(map(str, self.errors)))
 
 
 class NotFound(RequestError):

@@ -6,7 +6,7 @@ Field names here are the names on the wire. Sizes are in bytes, times in seconds
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
@@ -163,24 +163,38 @@ def rd_curves(points: Sequence[Measurement]) -> dict[str, dict[str, list[list[fl
 
 
 def summarise(points: Sequence[Measurement]) -> tuple[dict[str, Json], ...]:
-    """One row a rate point: the mean over its clips of each rate and metric that every one of them has."""
+    """One row a rate point: the mean over its clips of each rate and metric that every one of them has.
+
+    A mean that some clips lack is in the row's ``missing``, with the reason of the first of them.
+    """
     rows: list[dict[str, Json]] = []
     for index in sorted({point.rate_point for point in points}):
         of_point = [point for point in points if point.rate_point == index]
+        means, missing = _means(of_point)
         row: dict[str, Json] = {
             "rate_point": index,
             "clips": len(of_point),
             "bitstream_bytes": sum(point.bitstream_bytes for point in of_point),
+            **means,
+            "missing": missing,
         }
-        for key in RATE_KEYS:
-            rates = [getattr(point, key) for point in of_point]
-            if all(rate is not None for rate in rates):
-                row[key] = math.fsum(rates) / len(rates)
-        row.update(_shared_means([point.metrics for point in of_point]))
         rows.append(row)
     return tuple(rows)
 
 
-def _shared_means(rows: Sequence[Mapping[str, float]]) -> dict[str, Json]:
-    shared = set(rows[0]).intersection(*rows[1:])
-    return {key: math.fsum(row[key] for row in rows) / len(rows) for key in rows[0] if key in shared}
+def _means(points: Sequence[Measurement]) -> tuple[dict[str, Json], dict[str, Json]]:
+    means: dict[str, Json] = {}
+    missing: dict[str, Json] = {}
+    values = [_values(point) for point in points]
+    for key in dict.fromkeys(key for of_point in values for key in of_point):
+        lacking = [point for point, of_point in zip(points, values, strict=True) if key not in of_point]
+        if lacking:
+            missing[key] = f"clip {lacking[0].clip}: {lacking[0].missing.get(key, 'not measured')}"
+        else:
+            means[key] = math.fsum(of_point[key] for of_point in values) / len(values)
+    return means, missing
+
+
+def _values(point: Measurement) -> dict[str, float]:
+    rates = {key: getattr(point, key) for key in RATE_KEYS if getattr(point, key) is not None}
+    return {**rates, **point.metrics}

@@ -13,8 +13,8 @@ _METRICS = ("bitrate_mbps", "psnr_db", "ssim")
 def result_of(job: Job, *, worker_id: str, report_url: str) -> dict[str, Json]:
     """The body of ``POST {orchestrator}/experiment_result`` for a terminal job.
 
-    ``metrics`` is rate point 0: sizes and seconds summed over its clips, rates and qualities averaged over them. What
-    was not measured is null, and ``metrics_missing`` says why.
+    ``metrics`` is rate point 0: sizes and seconds summed over its clips, the bitrate that of all clips one after
+    another, qualities averaged over them. What was not measured is null, and ``metrics_missing`` says why.
     """
     metrics, missing = _metrics(job)
     encoded, decoded = _sides(job)
@@ -91,8 +91,9 @@ def _metrics(job: Job) -> tuple[dict[str, Json], dict[str, Json]]:
         "processing_time_seconds": math.fsum(point.encode_s + point.decode_s for point in points),
     }
     missing: dict[str, Json] = {}
-    rates = [point.bitrate_kbps for point in points if point.bitrate_kbps is not None]
-    _put(metrics, missing, "bitrate_mbps", [rate / 1000 for rate in rates], points, "a still image has no bitrate")
+    seconds = [point.frames / point.fps for point in points if point.fps is not None]
+    rate = [compressed * 8 / math.fsum(seconds) / 1e6] * len(seconds) if seconds else []
+    _put(metrics, missing, "bitrate_mbps", rate, points, "a still image has no bitrate")
     for name, metric in (("psnr_db", "psnr_yuv"), ("ssim", "ssim")):
         values = [point.metrics[metric] for point in points if metric in point.metrics]
         reasons = [point.missing[metric] for point in points if metric in point.missing]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -36,6 +36,7 @@ from app.engine.board import Board
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Checked, Intake, Submission
+from app.engine.outbox import Outbox
 from app.ports import Blobs, Clock, JobFilter, Page, Store
 
 FULL_RETRY_AFTER_S = 30.0
@@ -72,7 +73,7 @@ class Jobs:
         ids: Ids,
         targets: Targets,
         max_queued: int,
-        schedule_delivery: Callable[[str, str, float], None],
+        outbox: Outbox,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -83,7 +84,7 @@ class Jobs:
         self._ids = ids
         self._targets = targets
         self._max_queued = max_queued
-        self._schedule_delivery = schedule_delivery
+        self._outbox = outbox
         self._experiments: dict[str, tuple[asyncio.Lock, int]] = {}
         self._last_created_at = 0.0
         self._being_added = 0
@@ -179,7 +180,7 @@ class Jobs:
             self._board.withdraw(job.id)
         delivery = job.delivery
         if delivery is not None and delivery.target is not None and delivery.next_at is not None:
-            self._schedule_delivery(job.id, delivery.target, delivery.next_at)
+            self._outbox.schedule(job.id, delivery.target, delivery.next_at)
         self._feed.changed(job.id)
 
     async def reconcile(self) -> None:
@@ -280,7 +281,9 @@ class Jobs:
         target = job.deliver_to or "default"
         if target not in self._targets.names:
             raise Conflict(f"this service has no target {target!r} to deliver to")
-        return (await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target))).job
+        decision = await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target))
+        self._outbox.probe(target)
+        return decision.job
 
     async def apply(self, job_id: str, event: Event) -> Decision:
         """Load the job, decide, commit, and only then carry out what follows. An absorbed event changes nothing.
@@ -328,7 +331,7 @@ class Jobs:
         elif isinstance(effect, StopAttempt):
             self._board.stop(job.id)
         elif isinstance(effect, Deliver):
-            self._schedule_delivery(job.id, effect.target, effect.at)
+            self._outbox.schedule(job.id, effect.target, effect.at)
 
 
 def _same(known: Job, submission: Submission) -> Job:

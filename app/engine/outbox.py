@@ -9,13 +9,13 @@ import asyncio
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from app.domain.delivery import BACKOFF_S, Answer
 from app.domain.errors import StoreUnavailable
 from app.domain.evaluation import Json
 from app.domain.job import Job
-from app.domain.lifecycle import Pushed
-from app.engine.jobs import Jobs
+from app.domain.lifecycle import Decision, Event, Pushed
 from app.ports import Clock, Pusher
 
 # The HTTP client's throughput falls above a handful of requests to one host.
@@ -24,15 +24,25 @@ MAX_HOLD_S = 600.0
 STORE_PAUSE_S = 1.0
 
 
+class Jobs(Protocol):
+    """What the outbox needs of the jobs."""
+
+    async def get(self, job_id: str) -> Job: ...
+
+    async def apply_surely(self, job_id: str, event: Event) -> Decision: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Target:
     """``refusals`` counts failed tries in a row; until ``held_until`` nothing is sent to a target that refuses.
 
+    ``judged`` counts how often that was decided: a try that began before the last time tells nothing new.
     ``due`` says when each job's delivery goes; ``order`` has the same times sorted, and old ones that count no more.
     """
 
     refusals: int = 0
     held_until: float = 0.0
+    judged: int = 0
     under_way: int = 0
     due: dict[str, float] = field(default_factory=dict)
     order: list[tuple[float, str]] = field(default_factory=list)
@@ -55,6 +65,20 @@ class _Target:
             return None
         return max(self.order[0][0], self.held_until)
 
+    def judge(self, answer: Answer, judged: int, now: float) -> None:
+        """Learn from a try: an answer opens the target and makes everything due; a refusal holds it for a while.
+
+        ``judged`` is the count when the try began.
+        """
+        if answer.taken or answer.final:
+            if self.refusals:
+                self.make_all_due(now)
+            self.refusals, self.held_until, self.judged = 0, 0.0, self.judged + 1
+        elif judged == self.judged:
+            pause = BACKOFF_S[min(self.refusals, len(BACKOFF_S) - 1)]
+            self.refusals, self.held_until = self.refusals + 1, now + min(pause, MAX_HOLD_S)
+            self.judged += 1
+
     def make_all_due(self, now: float) -> None:
         self.due = {job_id: min(at, now) for job_id, at in self.due.items()}
         self.order = [(at, job_id) for job_id, at in self.due.items()]
@@ -75,6 +99,11 @@ class Outbox:
     def schedule(self, job_id: str, target: str, at: float) -> None:
         """The job's delivery is due at ``at``, whatever was said before."""
         self._targets.setdefault(target, _Target()).put(job_id, at)
+        self._wake.set()
+
+    def probe(self, target: str) -> None:
+        """Try the target at once, though it refuses: somebody has reason to think that it is back."""
+        self._targets.setdefault(target, _Target()).held_until = 0.0
         self._wake.set()
 
     @property
@@ -115,15 +144,10 @@ class Outbox:
             job = await self._load(jobs, job_id)
             if job.delivery is None or job.delivery.next_at is None:
                 return
+            judged = target.judged
             answer = await self._push(name, job)
             now = self._clock.now()
-            if answer.taken or answer.final:
-                if target.refusals:
-                    target.make_all_due(now)
-                target.refusals, target.held_until = 0, 0.0
-            else:
-                pause = BACKOFF_S[min(target.refusals, len(BACKOFF_S) - 1)]
-                target.refusals, target.held_until = target.refusals + 1, now + min(pause, MAX_HOLD_S)
+            target.judge(answer, judged, now)
             await jobs.apply_surely(job_id, Pushed(at=now, answer=answer, jitter=self._jitter()))
         finally:
             target.under_way -= 1

@@ -70,6 +70,9 @@ class _Findings:
     provenance: dict[str, Json] = field(default_factory=dict)
 
 
+_UNTIMED = {"fps": "a still image has no frame rate", "bitrate_kbps": "a still image has no bitrate"}
+
+
 class _Attempt:
     def __init__(
         self,
@@ -137,7 +140,7 @@ class _Attempt:
             compression_ratio=clip.bytes_per_frame * frames / size,
             metrics=scores.metrics,
             lossless=bool((decoded.frames == point.opened.buffer.array).all()),
-            missing=scores.missing,
+            missing={**scores.missing, **(_UNTIMED if clip.is_image else {})},
             worst_frame=scores.worst_frame,
             identical_frames=scores.identical_frames,
             load_s=encoded.load_s + decoded.load_s,

@@ -71,6 +71,7 @@ def _in_old_words(
 @router.post(
     "/experiment",
     status_code=202,
+    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503)},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}}}
     },
@@ -110,6 +111,7 @@ def _submission(body: dict[str, Any], api: Api) -> Submission | str:
         experiment_id = _experiment_id.validate_python(body.get("experiment_id"))
     except ValidationError:
         return "experiment_id is missing, or not a text of 1 to 200 characters"
+    body = {name: value for name, value in body.items() if value is not None and value != ""}
     names = given_code_names(body)
     code: dict[str, str] = {}
     for native in CODE_NAMES:
@@ -131,13 +133,13 @@ def _submission(body: dict[str, Any], api: Api) -> Submission | str:
     except ValidationError:
         return "device is not a lane's name or a device"
     passed_on = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
-    try:
-        if not isinstance(config, dict):
-            raise ValueError("it is not an object")
-        check_params(config)
-        check_params(passed_on)
-    except ValueError as error:
-        return f"config: {error}"
+    if not isinstance(config, dict):
+        return "config is not an object"
+    for name, value in (("config", config), *((name, {name: value}) for name, value in passed_on.items())):
+        try:
+            check_params(value)
+        except ValueError as error:
+            return f"{name}: {error}"
     return Submission(
         encoder=code["encoder"],
         decoder=code["decoder"],

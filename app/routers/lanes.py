@@ -50,8 +50,11 @@ def lane_state(state: LaneState) -> str:
 
 @router.get("/suites")
 async def suites(api: TheApi) -> dict[str, Any]:
-    """Every suite with its clips: geometry, and the digest of the raw frames."""
-    return {"suites": [_suite_view(suite) for suite in api.catalogue.suites()]}
+    """Every suite with its clips: geometry, and the digest of the raw frames; and why others cannot be used."""
+    return {
+        "suites": [_suite_view(suite) for suite in api.catalogue.suites()],
+        "problems": api.catalogue.problems(),
+    }
 
 
 def _suite_view(suite: Suite) -> dict[str, Any]:

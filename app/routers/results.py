@@ -35,11 +35,15 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
         return JSONResponse({"error": f"the result is over the limit of {MAX_RESULT_BYTES} bytes"}, 413)
     try:
         payload = from_json(body, allow_inf_nan=False)
-        experiment_id = _experiment_id.validate_python(payload["experiment_id"])
         json.dumps(payload, allow_nan=False)
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        reason = "experiment_id is not a text of 1 to 200 characters" if isinstance(error, ValidationError) else error
-        return JSONResponse({"error": f"not a result: {reason}"}, 400)
+    except (ValueError, RecursionError) as error:
+        return JSONResponse({"error": f"not a result: it is not JSON: {error}"}, 400)
+    if not isinstance(payload, dict):
+        return JSONResponse({"error": "not a result: it is not a JSON object"}, 400)
+    try:
+        experiment_id = _experiment_id.validate_python(payload.get("experiment_id"))
+    except ValidationError:
+        return JSONResponse({"error": "experiment_id is missing, or not a text of 1 to 200 characters"}, 400)
     webhook_id = request.headers.get("webhook-id") or f"body-{hashlib.sha256(body).hexdigest()}"
     if len(webhook_id) > MAX_ID_LENGTH:
         return JSONResponse({"error": f"webhook-id is longer than {MAX_ID_LENGTH} characters"}, 400)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from app.domain.job import Job, Status
+from app.domain.job import Fault, Job, Status
 from app.engine.board import Board
 from app.routers.models import rfc3339
 
@@ -47,7 +47,7 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
         "progress": asdict(progress) if progress else None,
         "fault": fault.blame.value if fault else None,
         "error_type": fault.error_type.value if fault else None,
-        "error": {name: value for name, value in asdict(fault).items() if name != "error_type"} if fault else None,
+        "error": error_view(fault) if fault else None,
         "delivery": delivery_view(job),
         "report": job.report,
         "links": {
@@ -57,6 +57,15 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
             "redeliver": f"/jobs/{job.id}/redeliver",
         },
     }
+
+
+def error_view(fault: Fault) -> dict[str, Any]:
+    """Limits in bytes are whole numbers."""
+    told = {name: value for name, value in asdict(fault).items() if name != "error_type"}
+    for name in ("limit", "used"):
+        if isinstance(told[name], float) and told[name].is_integer():
+            told[name] = int(told[name])
+    return told
 
 
 def queue_position(job: Job, board: Board) -> int | None:

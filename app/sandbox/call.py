@@ -280,7 +280,7 @@ class Call:
             traceback=traceback,
             limit=limit,
             used=used,
-            log_tail=self.tail.text() or None,
+            log_tail=faults.own_log(self.tail.text()) or None,
         )
 
     def begin(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 import traceback
 from typing import Any
 
 MAX_MESSAGE_CHARS = 2000
 MAX_TRACEBACK_CHARS = 12_000
+MAX_CAUSES = 8
 SOURCES = {"encode": "encoder.py", "decode": "decoder.py"}
 
 # What a jail may say about itself; what it cannot know (signals, the wall clock) only the supervisor says.
@@ -40,6 +42,12 @@ _OUT_OF_MEMORY = (
 )
 
 
+_OURS_IN_A_CRASH = re.compile(
+    r"""^\ \ File\ "(?!(?:encoder|decoder)\.py")[^"]*",\ line\ \d+\ in\ .*\n|^Extension\ modules:\ .*\n?""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
 class ContractError(Exception):
     """The submission did not keep its contract. ``kind`` is an error type."""
 
@@ -65,7 +73,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         return {"error_type": kind_of(error), "message": summary(error), "traceback": own_traceback(error)}
     except BaseException:  # noqa: BLE001 - the submission's exception may be built to fail here
         kind = "memory_limit" if isinstance(error, MemoryError) else "exception"
-        return {"error_type": kind, "message": "an exception that could not be described", "traceback": None}
+        message = f"{type.__getattribute__(type(error), '__name__')}, which could not be described"
+        return {"error_type": kind, "message": message[:MAX_MESSAGE_CHARS], "traceback": None}
 
 
 def kind_of(error: BaseException) -> str:
@@ -83,6 +92,11 @@ def kind_of(error: BaseException) -> str:
     return "exception"
 
 
+def own_log(text: str) -> str:
+    """The log without what a crash in native code makes the interpreter print about our frames and modules."""
+    return _OURS_IN_A_CRASH.sub("", text)
+
+
 def looks_out_of_memory(text: str) -> bool:
     return any(phrase in text for phrase in _OUT_OF_MEMORY)
 
@@ -97,10 +111,21 @@ def summary(error: BaseException) -> str:
 
 def own_traceback(error: BaseException) -> str:
     """The traceback with the frames of ``encoder.py`` and ``decoder.py`` alone; the end of it where it is long."""
+    _cut_chain(error)
     told = traceback.TracebackException.from_exception(error, compact=True)
     _confine(told, seen=set())
     text = "".join(told.format())
     return text if len(text) <= MAX_TRACEBACK_CHARS else "...\n" + text[-MAX_TRACEBACK_CHARS:]
+
+
+def _cut_chain(error: BaseException) -> None:
+    """Forget the causes beyond the first few: a long chain cannot be shown, and walking it can exhaust the stack."""
+    for _ in range(MAX_CAUSES):
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return
+        error = cause
+    error.__cause__ = error.__context__ = None
 
 
 def _confine(told: traceback.TracebackException | None, seen: set[int]) -> None:

@@ -42,7 +42,7 @@ def test_a_success_sums_sizes_and_averages_qualities_of_rate_point_0():
         "compressed_size_bytes": 4000,
         "compression_ratio": 75.0,
         "processing_time_seconds": 3.0,
-        "bitrate_mbps": pytest.approx(0.6),
+        "bitrate_mbps": pytest.approx(4000 * 8 / 2.4 / 1e6),
         "psnr_db": 35.0,
         "ssim": pytest.approx(0.85),
     }
@@ -100,4 +100,5 @@ def test_a_summary_has_only_what_every_clip_has():
     first, second = summarise([POINT, OTHER, SECOND_RATE])
     assert first["bitstream_bytes"] == 4000 and first["bitrate_kbps"] == 600.0
     assert first["psnr_yuv"] == 35.0 and "psnr_y" not in first
+    assert first["missing"] == {"psnr_y": "clip b: not measured"}
     assert second["rate_point"] == 1 and second["clips"] == 1

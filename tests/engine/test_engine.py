@@ -483,3 +483,40 @@ async def test_whoever_waits_is_told_when_the_service_stops(tmp_path):
         await world.until(lambda: job.id in world.executor().running)
         world.jobs.close("stopping")
         assert (await waiter).status is Status.RUNNING
+
+
+async def test_pushes_that_fail_together_hold_the_target_as_one(world):
+    """Tries that were under way when the target was judged tell nothing new about it."""
+    answers = asyncio.Event()
+
+    async def push(target, webhook_id, payload):
+        world.pusher.tries.append((world.clock.now(), webhook_id))
+        if len(world.pusher.tries) <= 4:
+            await answers.wait()
+            return Answer(status=500)
+        world.pusher.taken.append(webhook_id)
+        return Answer(status=200)
+
+    world.pusher.push = push
+    started = world.clock.now()
+    for job in [await world.submit() for _ in range(4)]:
+        await world.until(lambda job=job: job.id in world.executor().running)
+        world.executor().finish(job.id)
+    await world.until(lambda: len(world.pusher.tries) == 4)
+    answers.set()
+    await world.until(lambda: len(world.pusher.taken) == 4, skip=True)
+    assert world.clock.now() - started < 15
+
+
+async def test_an_operators_redelivery_probes_a_target_that_is_held(world):
+    world.pusher.answer = Answer(status=500, retry_after_s=3600.0)
+    first = await world.submit()
+    await world.until(lambda: first.id in world.executor().running)
+    world.executor().finish(first.id)
+    await world.until(lambda: len(world.pusher.tries) == 1)
+    await world.job_until(first.id, "succeeded")
+    world.pusher.answer = Answer(status=200)
+    before = world.clock.now()
+    await world.jobs.redeliver(first.id)
+    await world.until(lambda: world.pusher.taken == [f"msg_{first.id}"])
+    assert world.clock.now() == before

@@ -162,6 +162,9 @@ class OneSuite:
     def suites(self) -> list[Suite]:
         return [Suite(name="demo", clips=(CLIP,))]
 
+    def problems(self) -> dict[str, str]:
+        return {}
+
 
 class World:
     """``data`` outlives a world: a second one on the same folder is the service started again."""
@@ -209,7 +212,7 @@ class World:
                 ids=Ids(lambda count: bytes(count)),
                 targets=Targets(names=frozenset({"default"})),
                 max_queued=self.max_queued,
-                schedule_delivery=self.outbox.schedule,
+                outbox=self.outbox,
             )
             self.service = Service(
                 store=self.store,

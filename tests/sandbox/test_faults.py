@@ -180,3 +180,27 @@ def test_an_honest_call_right_after_every_fault(lab: Lab) -> None:
     with pytest.raises(SubmissionError):
         lab.encode(in_encode("import os; os.abort()"))
     assert len(lab.encode(ENCODER).bitstream) == shape.nbytes
+
+
+def test_a_long_chain_of_causes_is_cut_and_the_exception_still_named(lab: Lab) -> None:
+    code = in_encode(
+        "e = ValueError('first')\nfor i in range(100_000):\n    n = ValueError(i); n.__cause__ = e; e = n\nraise e"
+    )
+    fault = fault_of(lab, code)
+    assert fault.error_type is ErrorType.EXCEPTION
+    assert fault.message == "ValueError: 99999"
+    assert fault.traceback is not None and "encoder.py" in fault.traceback
+
+
+def test_the_log_of_a_crash_shows_the_submissions_frames_alone(lab: Lab) -> None:
+    fault = fault_of(lab, in_encode("import ctypes; ctypes.string_at(0)"))
+    assert fault.log_tail is not None
+    assert 'File "encoder.py"' in fault.log_tail
+    assert "/sandbox/" not in fault.log_tail and "Extension modules" not in fault.log_tail
+
+
+@pytest.mark.parametrize("how", [".to('meta')", ".to_sparse()"])
+def test_frames_without_values_are_wrong_frames(lab: Lab, how: str) -> None:
+    fault = decode_fault(lab, f"return torch.zeros(2, 3, 18, 22, dtype=torch.uint8){how}")
+    assert fault.error_type is ErrorType.INVALID_OUTPUT
+    assert "expected frames as uint8 of shape [2, 3, 18, 22]" in fault.message

@@ -122,15 +122,27 @@ def _stream(frame: Any, video: Any, path: Path, name: str) -> Stream:
     space = int(frame.colorspace)
     if pix_fmt != "rgb24" and space not in _MATRICES and space not in _UNTAGGED:
         raise _bad(name, f"its colour matrix (number {space} of ITU-T H.273) is not supported")
-    still = path.suffix.lower() in STILLS
     return Stream(
         width=frame.width,
         height=frame.height,
         pix_fmt=pix_fmt,
         full_range=pix_fmt == "rgb24" or own in _FULL_RANGE or int(frame.color_range) == _JPEG_RANGE,
         matrix=None if pix_fmt == "rgb24" else _MATRICES.get(space),
-        fps=Fraction(25) if still else Fraction(video.average_rate or video.guessed_rate or 25),
+        fps=Fraction(25) if path.suffix.lower() in STILLS else _rate(video, path, name),
     )
+
+
+def _rate(video: Any, path: Path, name: str) -> Fraction:
+    """Frames per second as the file states them; FFmpeg itself takes 25 where a y4m file says that it does not know."""
+    rate = video.average_rate or video.guessed_rate
+    if path.suffix.lower() == ".y4m":
+        with path.open("rb") as file:
+            told = [word[1:] for word in file.readline(1024).split() if word[:1] == b"F"]
+        if not told or told[0].startswith(b"0:"):
+            rate = None
+    if not rate:
+        raise _bad(name, f"{path.name} does not state its frame rate")
+    return Fraction(rate)
 
 
 def _picture(frame: Any, pix_fmt: str) -> Picture:

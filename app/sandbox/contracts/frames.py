@@ -33,8 +33,12 @@ def write(arrays: list[Any], geometry: Geometry, output: mmap.mmap) -> None:
 
 
 def _checked(found: Any, shape: tuple[int, ...], dtype: str, what: str) -> Any:
-    array = to_numpy(found)
     expected = f"expected {what} as {dtype} of shape {list(shape)}"
+    try:
+        array = to_numpy(found)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        # A tensor without values of its own: sparse, quantised, on the meta device.
+        raise ContractError("invalid_output", f"{expected}, got one that cannot be read: {error}") from None
     if array is None:
         raise ContractError("invalid_output", f"{expected}, got {type(found).__name__}")
     if tuple(array.shape) != shape or array.dtype.name != dtype:

@@ -12,14 +12,16 @@ _VIDEOS = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".y4m", ".ivf", ".
 
 def read(path: Path) -> list[Any]:
     """Every frame in the file, each [H, W, 3]. Raises ``ContractError`` if it is none of the kinds that are known."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return _array(path)
-        return _video(path) if path.suffix.lower() in _VIDEOS else _image(path)
-    except ContractError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ContractError("invalid_output", f"{path.name}, written by the decoder, cannot be read: {error}") from None
+    suffix = path.suffix.lower()
+    # The suffix says what to try first; a video in a file that we named as an image is a video all the same.
+    readers = [_array] if suffix == ".npy" else [_video, _image] if suffix in _VIDEOS else [_image, _video]
+    reasons = []
+    for reader in readers:
+        try:
+            return reader(path)
+        except (OSError, ValueError) as error:
+            reasons.append(str(error))
+    raise ContractError("invalid_output", f"{path.name}, written by the decoder, cannot be read: {'; '.join(reasons)}")
 
 
 def _array(path: Path) -> list[Any]:
