@@ -24,6 +24,8 @@ from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.errors import PlatformError, StoreUnavailable
+from app.domain.evaluation import Json
+from app.domain.job import Job
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
@@ -109,11 +111,7 @@ def _add_pages(app: FastAPI) -> None:
 async def _start(
     settings: Settings, stack: AsyncExitStack, clock: Clock, on_fatal: Callable[[BaseException], None]
 ) -> Api:
-    data = settings.data.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
+    data = _data_folder(settings)
     blobs = LocalBlobs(data / "blobs")
     store, lease = await _open_store(settings, stack, blobs, data, clock)
     # Only the holder of the lease may sweep away what an earlier process left half written.
@@ -121,25 +119,14 @@ async def _start(
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
-    pusher = HttpPusher(targets, secret=settings.secret, clock=clock, user_agent=f"bitlane/{VERSION}")
-    stack.push_async_callback(pusher.close)
     board = Board(lanes=settings.lane_list)
-    feed = Feed()
-    own_url = settings.own_url
-    outbox = Outbox(
-        pusher=pusher,
-        clock=clock,
-        result_of=lambda job: result_of(
-            job, worker_id=settings.worker_id, report_url=f"{own_url}/jobs/{job.id}/report"
-        ),
-        jitter=random.random,
-    )
+    outbox = _outbox(settings, stack, clock)
     jobs_ = Jobs(
         store=store,
         blobs=blobs,
         intake=Intake(inspector=inspector, catalogue=catalogue, lanes=settings.lane_list, metrics=frozenset(METRICS)),
         board=board,
-        feed=feed,
+        feed=Feed(),
         clock=clock,
         ids=Ids(secrets.token_bytes),
         targets=Targets(names=frozenset(targets)),
@@ -167,13 +154,33 @@ async def _start(
         catalogue=catalogue,
         clock=clock,
         worker_id=settings.worker_id,
-        own_url=own_url,
+        own_url=settings.own_url,
         targets=targets,
         default_limits=settings.default_limits,
         largest_limits=settings.largest_limits,
         push_secret=settings.secret,
         legacy_networks=tuple(settings.legacy_networks),
     )
+
+
+def _data_folder(settings: Settings) -> Path:
+    data = settings.data.absolute()
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
+    return data
+
+
+def _outbox(settings: Settings, stack: AsyncExitStack, clock: Clock) -> Outbox:
+    pusher = HttpPusher(settings.push_targets, secret=settings.secret, clock=clock, user_agent=f"bitlane/{VERSION}")
+    stack.push_async_callback(pusher.close)
+    worker_id, own_url = settings.worker_id, settings.own_url
+
+    def told(job: Job) -> dict[str, Json]:
+        return result_of(job, worker_id=worker_id, report_url=f"{own_url}/jobs/{job.id}/report")
+
+    return Outbox(pusher=pusher, clock=clock, result_of=told, jitter=random.random)
 
 
 async def _open_store(

@@ -146,3 +146,12 @@ def test_an_unsupported_pixel_format_is_named(tmp_path, mode):
     Image.new(mode, (16, 16)).save(tmp_path / "odd.png")
     with pytest.raises(ClipUnusable, match=r"pixel format .* is not supported"):
         list(decode(tmp_path / "odd.png", "odd"))
+
+
+@pytest.mark.parametrize("rate", [b"F0:0 ", b""])
+def test_a_frame_rate_that_is_not_stated_is_not_made_up(tmp_path, rate):
+    path = tmp_path / "untimed.y4m"
+    write_y4m(path)
+    path.write_bytes(path.read_bytes().replace(b"F25:1 ", rate, 1))
+    with pytest.raises(ClipUnusable, match=r"clip 'untimed': untimed.y4m does not state its frame rate"):
+        list(decode(path, "untimed"))
