@@ -19,7 +19,16 @@ from app.ports import JobFilter
 from app.routers.api import Api, TheApi
 from app.routers.errors import TABLE
 from app.routers.health import store_trouble
-from app.routers.models import CODE_NAMES, MAX_CODE_BYTES, ExperimentId, Name, check_params, digest, given_code_names
+from app.routers.models import (
+    CODE_NAMES,
+    EXAMPLE,
+    MAX_CODE_BYTES,
+    ExperimentId,
+    Name,
+    check_params,
+    digest,
+    given_code_names,
+)
 from app.routers.view import queue_position
 
 PASSED_ON = ("hypothesis", "compression_strategy", "expected_bitrate_mbps", "timestamp")
@@ -30,10 +39,20 @@ _experiment_id = TypeAdapter(ExperimentId)
 _device = TypeAdapter(Name)
 
 
+LEGACY_EXAMPLE = {
+    "experiment_id": "exp-2026-017",
+    "encoding_agent_code": EXAMPLE["encoder"],
+    "decoding_agent_code": EXAMPLE["decoder"],
+    "hypothesis": "a smaller transform loses less",
+    "config": {"quality": 32},
+    "device": "auto",
+}
+
+
 class ExperimentIn(BaseModel):
     """The body of ``POST /experiment``; other fields are ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [LEGACY_EXAMPLE]})
 
     experiment_id: str
     encoding_agent_code: str = Field(description="Or `encoding_code`.")

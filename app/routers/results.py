@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from ipaddress import ip_address
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from app.domain.errors import StoreUnavailable
@@ -24,7 +25,28 @@ router = APIRouter(tags=["legacy"])
 _experiment_id = TypeAdapter(ExperimentId)
 
 
-@router.post("/experiment_result")
+class ResultIn(BaseModel):
+    """The body of a push; further fields are kept as they come."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"experiment_id": "exp-2026-017", "status": "completed", "metrics": {"psnr_db": 34.4}}]
+        },
+    )
+
+    experiment_id: str
+    status: str | None = None
+    metrics: dict[str, Any] | None = None
+
+
+@router.post(
+    "/experiment_result",
+    responses={status: {"description": "Why it is not taken, as `error`."} for status in (400, 401, 413, 503)},
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ResultIn.model_json_schema()}}}
+    },
+)
 async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
     """200 only after the result is durable. The same ``webhook-id`` again is the same result."""
     body = await request.body()

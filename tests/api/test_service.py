@@ -41,6 +41,9 @@ def test_the_documentation_needs_no_other_server(service):
 def test_openapi_has_examples(service):
     document = service.http.get("/openapi.json").json()
     assert document["components"]["schemas"]["JobSpecIn"]["examples"][0]["encoder"]
+    for legacy in ("/experiment", "/experiment_result"):
+        schema = document["paths"][legacy]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["examples"][0]["experiment_id"]
     assert {"/jobs", "/jobs/{job_id}", "/experiment", "/experiment_result", "/lanes"} <= set(document["paths"])
 
 
