@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -25,8 +26,10 @@ def children(pid: int) -> list[int]:
     """Every process below ``pid``, as far as it can be seen."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
+        # A process that ends while it is looked at is no child any more (ENOENT, or ESRCH once it is open).
+        with suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)]
     return found
 
 
@@ -35,7 +38,7 @@ def alive(pids: list[int]) -> list[int]:
     for pid in pids:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
             continue
         if state not in "ZX":
             living.append(pid)
@@ -45,14 +48,14 @@ def alive(pids: list[int]) -> list[int]:
 def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 
 def holds_torch(pid: int) -> bool:
     try:
         return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
