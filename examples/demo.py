@@ -362,7 +362,9 @@ def show(console: Console, worker: Service, orchestrator: Service, experiment: E
         raise DemoFailed(f"{experiment.experiment_id} has {len(points)} measured points instead of {len(QUALITIES)}.")
     console.print()
     console.rule(experiment.experiment_id)
-    console.print(f"Lane        {job['lane']}, on {job['device']} ({job['device_name']}){confession(job)}")
+    console.print(
+        f"Lane        {job['lane']}, on {job['device']} ({job['device_name']}){confession(job)}", soft_wrap=True
+    )
     waited_s = (moment(job["started_at"]) - moment(job["created_at"])).total_seconds()
     ran_s = (moment(job["finished_at"]) - moment(job["started_at"])).total_seconds()
     console.print(f"Queue wait  {waited_s:.3f} s, then it ran for {ran_s:.1f} s")
