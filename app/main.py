@@ -20,11 +20,13 @@ from app.adapters.blobs.local import LocalBlobs
 from app.adapters.clock import SystemClock
 from app.adapters.executors.local import LocalExecutor
 from app.adapters.inspector import ProcessInspector
+from app.adapters.jail_probe import probe
 from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.errors import PlatformError, StoreUnavailable
 from app.domain.evaluation import Json
+from app.domain.jail import Jail
 from app.domain.job import Job
 from app.domain.lanes import Device
 from app.domain.result import result_of
@@ -132,6 +134,7 @@ async def _start(
         targets=Targets(names=frozenset(targets)),
         max_queued=settings.max_queued,
         outbox=outbox,
+        jail=await _jail(settings),
     )
     service = Service(
         store=store,
@@ -161,6 +164,13 @@ async def _start(
         push_secret=settings.secret,
         legacy_networks=tuple(settings.legacy_networks),
     )
+
+
+async def _jail(settings: Settings) -> Jail:
+    """An orchestrator has no lanes and runs nothing."""
+    if not settings.lane_list:
+        return Jail()
+    return await probe(settings.jail_minimum, cuda=any(lane.kind is Device.CUDA for lane in settings.lane_list))
 
 
 def _data_folder(settings: Settings) -> Path:
@@ -223,6 +233,9 @@ def _executors(settings: Settings, data: Path) -> dict[str, list[LocalExecutor]]
     cpu_slots = sum(lane.slots for lane in settings.lane_list if lane.kind is Device.CPU)
     threads = max(1, cores() // max(1, cpu_slots))
     return {
-        lane.name: [LocalExecutor(lane=lane, slot=slot, data_dir=data, threads=threads) for slot in range(lane.slots)]
+        lane.name: [
+            LocalExecutor(lane=lane, slot=slot, data_dir=data, threads=threads, jail_minimum=settings.jail_minimum)
+            for slot in range(lane.slots)
+        ]
         for lane in settings.lane_list
     }

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.job import Limits
 from app.domain.lanes import Lane, parse_lanes
+from app.sandbox.offer import DEFAULT_MINIMUM, missing
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
@@ -69,6 +70,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest body of a request.")
     limits: dict[str, float] = Field(default_factory=dict, description="Default limits of a job, as a JSON object.")
     max_limits: dict[str, float] = Field(default_factory=dict, description="Largest limits a job may ask for.")
+    jail_minimum: str = Field(
+        DEFAULT_MINIMUM,
+        description="Layers of isolation without which nothing is run: `a,b/c` is a, and b or c; `none` is no demand.",
+    )
     lease_s: float = Field(15.0, gt=0, description="How long another host waits for a silent holder of the store.")
     dynamodb_table: str = Field("bitlane-jobs", description="Name of the DynamoDB table.")
     dynamodb_create: bool = Field(False, description="Create the DynamoDB table if it is not there.")
@@ -79,6 +84,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("jail_minimum")
+    @classmethod
+    def _layers(cls, value: str) -> str:
+        missing(value, ())
+        return value
 
     @field_validator("worker_id")
     @classmethod
@@ -116,11 +127,16 @@ class Settings(BaseSettings):
     def largest_limits(self) -> Limits:
         largest = Limits(
             wall_s=3600.0,
+            start_s=3600.0,
+            cpu_s=86_400.0,
             job_s=86_400.0,
             memory_bytes=64 * GIB,
+            device_memory_bytes=1024 * GIB,
             output_bytes=4 * GIB,
             scratch_bytes=16 * GIB,
             log_bytes=16 * 1024 * 1024,
+            threads=4096,
+            open_files=4096,
         )
         return dataclasses.replace(largest, **_like(largest, self.max_limits))
 

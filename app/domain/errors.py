@@ -15,6 +15,7 @@ BitlaneError
     +-- StaleVersion            somebody else committed first: load and decide again
     +-- StoreHeld               another service holds the store
     +-- Draining                the service is stopping                    503
+    +-- JailTooWeak             the machine's jail is below the minimum    503
     +-- IllegalTransition       an event that the state machine does not know: a bug
 """
 
@@ -114,6 +115,10 @@ class StoreHeld(PlatformError):
 
 class Draining(PlatformError):
     """The service is stopping and takes no new jobs."""
+
+
+class JailTooWeak(PlatformError):
+    """This machine offers fewer layers of isolation than the operator demands; nothing is run."""
 
 
 class IllegalTransition(PlatformError):

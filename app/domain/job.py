@@ -78,8 +78,8 @@ class Stage(StrEnum):
 class Fault:
     """Why an attempt failed.
 
-    ``limit`` and ``used`` are in the unit of the limit that was breached (seconds or bytes). ``traceback`` holds the
-    submission's own frames only, ``log_tail`` the end of what it printed.
+    ``limit`` and ``used`` are in the unit of the limit that was breached (seconds, bytes or a count). ``traceback``
+    holds the submission's own frames only, ``log_tail`` the end of what it printed.
     """
 
     error_type: ErrorType
@@ -99,14 +99,25 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one job may use. ``wall_s`` is for each encode or decode call, ``job_s`` for all of them together."""
+    """What one job may use: seconds, bytes and counts.
+
+    ``wall_s`` is for each encode or decode call with its loading and ``setup``, ``start_s`` for loading and ``setup``
+    alone, ``cpu_s`` for the processor time of all of a call's threads, ``job_s`` for all calls together.
+    ``memory_bytes`` is for private and shared memory, stacks and scratch together. ``device_memory_bytes`` counts on
+    lanes whose device has memory of its own, which a job never gets more of than its slot's share.
+    """
 
     wall_s: float = 120.0
+    start_s: float = 60.0
+    cpu_s: float = 3600.0
     job_s: float = 1800.0
     memory_bytes: int = 4 * 1024**3
+    device_memory_bytes: int = 1024**4
     output_bytes: int = 1024**3
     scratch_bytes: int = 1024**3
     log_bytes: int = 256 * 1024
+    threads: int = 256
+    open_files: int = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

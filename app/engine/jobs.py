@@ -13,11 +13,13 @@ from app.domain.errors import (
     Draining,
     FieldError,
     InvalidSpec,
+    JailTooWeak,
     NotFound,
     QueueFull,
     StaleVersion,
     StoreUnavailable,
 )
+from app.domain.jail import Jail
 from app.domain.job import Job, Status
 from app.domain.lifecycle import (
     CancelRequested,
@@ -74,6 +76,7 @@ class Jobs:
         targets: Targets,
         max_queued: int,
         outbox: Outbox,
+        jail: Jail | None = None,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -85,6 +88,7 @@ class Jobs:
         self._targets = targets
         self._max_queued = max_queued
         self._outbox = outbox
+        self.jail = jail or Jail()
         self._experiments: dict[str, tuple[asyncio.Lock, int]] = {}
         self._last_created_at = 0.0
         self._being_added = 0
@@ -116,10 +120,12 @@ class Jobs:
         """Accept a job: when this returns it is durable and will be run.
 
         The same experiment while its job is active, or the same id, with the same body gives that job again. Raises
-        ``InvalidSpec``, ``Conflict``, ``QueueFull``, ``Draining``, ``StoreUnavailable``.
+        ``InvalidSpec``, ``Conflict``, ``QueueFull``, ``Draining``, ``JailTooWeak``, ``StoreUnavailable``.
         """
         if self.closed is not None:
             raise Draining(self.closed)
+        if self.jail.refusal is not None:
+            raise JailTooWeak(self.jail.refusal)
         target = self._targets.resolve(submission.deliver_to)
         if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
             return self._known(known, submission)
@@ -229,7 +235,7 @@ class Jobs:
     @property
     def refuses(self) -> bool:
         """Whether the next submission would be refused, however good it is."""
-        return self.closed is not None or self.full
+        return self.closed is not None or self.jail.refusal is not None or self.full
 
     async def probe(self) -> None:
         """Raises ``StoreUnavailable`` if the store does not answer."""

@@ -19,6 +19,7 @@ from app.domain.errors import (
     Draining,
     FieldError,
     InvalidSpec,
+    JailTooWeak,
     NotFound,
     QueueFull,
     StaleVersion,
@@ -35,6 +36,7 @@ TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
     AlreadyEnded: (409, "already_ended", False),
     QueueFull: (429, "queue_full", True),
     Draining: (503, "draining", True),
+    JailTooWeak: (503, "jail_too_weak", False),
     StoreUnavailable: (503, "dependency_unavailable", True),
     # Nothing was written: another service has taken the store over and this one is about to notice.
     StaleVersion: (503, "dependency_unavailable", True),

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from app.domain.errors import Conflict, Draining, InvalidSpec, QueueFull, StoreUnavailable
+from app.domain.errors import Conflict, Draining, InvalidSpec, JailTooWeak, QueueFull, StoreUnavailable
 from app.domain.job import Job, Status
 from app.domain.lanes import Device
 from app.domain.result import result_of
@@ -80,7 +80,7 @@ def _in_old_words(
             return await route(*args, **kwargs)
         except InvalidSpec as error:
             return _error(400, str(error))
-        except (Conflict, QueueFull, Draining, StoreUnavailable) as error:
+        except (Conflict, QueueFull, Draining, JailTooWeak, StoreUnavailable) as error:
             status, _, retryable = TABLE[type(error)]
             return _error(status, str(error), **({"retry_after": "5"} if retryable else {}))
 

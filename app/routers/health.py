@@ -24,13 +24,20 @@ async def livez() -> dict[str, str]:
 async def readyz(api: TheApi, verbose: Annotated[str | None, Query(max_length=8)] = None) -> JSONResponse:
     """503 only when a submission would be refused; with ``verbose`` each dependency by name."""
     store = await store_trouble(api)
-    refused = api.jobs.closed or store
+    jail = api.jobs.jail
+    refused = api.jobs.closed or jail.refusal or store
     body: dict[str, Any] = {"status": "ready" if refused is None else "unavailable"}
     if verbose is not None and verbose not in ("0", "false"):
         body["reason"] = refused
         body["checks"] = {
             "service": {"ok": api.jobs.closed is None, "reason": api.jobs.closed},
             "store": {"ok": store is None, "reason": store},
+            "jail": {
+                "ok": jail.refusal is None,
+                "reason": jail.refusal,
+                "layers": list(jail.layers),
+                "minimum": jail.minimum,
+            },
             "lanes": {
                 name: {"ok": state.broken is None, "state": lane_state(state), "reason": state.broken}
                 for name, state in api.board.states.items()

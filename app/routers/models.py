@@ -56,16 +56,21 @@ class FramesIn(BaseModel):
 
 
 class LimitsIn(BaseModel):
-    """What the job may use; the defaults and maxima are at ``/limits``. Times in seconds, sizes in bytes."""
+    """What the job may use; the defaults and maxima are at ``/limits``. Seconds (``_s``), bytes, or counts."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    wall_s: float | None = Field(None, gt=0, description="For each encode or decode call.")
+    wall_s: float | None = Field(None, gt=0, description="For each encode or decode call, loading the code included.")
+    start_s: float | None = Field(None, gt=0, description="For loading the code and its `setup`.")
+    cpu_s: float | None = Field(None, gt=0, description="Processor time of all threads of a call.")
     job_s: float | None = Field(None, gt=0, description="For all calls together.")
-    memory_bytes: SizeBytes | None = None
-    output_bytes: SizeBytes | None = None
-    scratch_bytes: SizeBytes | None = None
-    log_bytes: SizeBytes | None = None
+    memory_bytes: SizeBytes | None = Field(None, description="Private and shared memory, stacks and scratch together.")
+    device_memory_bytes: SizeBytes | None = Field(None, description="Memory of the lane's device, where it has any.")
+    output_bytes: SizeBytes | None = Field(None, description="The bitstream.")
+    scratch_bytes: SizeBytes | None = Field(None, description="Files in the call's own folder.")
+    log_bytes: SizeBytes | None = Field(None, description="How much of the output's end is kept.")
+    threads: int | None = Field(None, ge=1, le=2**20)
+    open_files: int | None = Field(None, ge=32, le=2**20)
 
 
 class JobSpecIn(BaseModel):

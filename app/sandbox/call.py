@@ -10,49 +10,23 @@ import math
 import os
 import select
 import signal
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from app.sandbox import faults, wire
-from app.sandbox.contracts.base import Geometry
 from app.sandbox.faults import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from app.sandbox.logs import LogTail
+from app.sandbox.request import CallLimits, JailFault, SandboxLost
+from app.sandbox.standby import Standby
 from app.sandbox.watch import Watch
 
 TICK_S = 0.05
 _EOF_GRACE_S = 0.5
-
-
-class SandboxLost(Exception):
-    """The machinery broke: the zygote died, or a jail could not be made. Not the submission's fault."""
-
-
-class JailFault(Exception):
-    """The submission failed. ``limit`` and ``used`` are in seconds or bytes."""
-
-    def __init__(
-        self,
-        error_type: str,
-        message: str,
-        *,
-        phase: str,
-        traceback: str | None = None,
-        limit: float | None = None,
-        used: float | None = None,
-        log_tail: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.error_type = error_type
-        self.message = message
-        self.phase = phase
-        self.traceback = traceback
-        self.limit = limit
-        self.used = used
-        self.log_tail = log_tail
+_EXIT_S = 30.0
+_TOLD_CHARS = 1000
 
 
 class Interrupt(Protocol):
@@ -61,32 +35,6 @@ class Interrupt(Protocol):
     def fileno(self) -> int: ...
 
     def check(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """One encode (``input_fd`` holds the frames) or decode (``input_fd`` holds the bitstream, without any header).
-
-    ``input_fd`` is a sealed memfd of ``input_bytes`` bytes that stays the caller's. ``wall_s`` bounds load, setup and
-    call together. ``device_memory_share`` is the part of a CUDA device that torch may allocate.
-    """
-
-    side: str
-    contract: str
-    code: str
-    geometry: Geometry
-    input_fd: int
-    input_bytes: int
-    wall_s: float
-    memory_bytes: int
-    output_bytes: int
-    scratch_bytes: int
-    log_bytes: int
-    params: dict[str, Any] | None = None
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 1
-    device_memory_share: float = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,44 +48,61 @@ class Exited:
 class Call:
     """The supervisor's end of one jail. ``end`` must be called whatever happened; it leaves nothing running."""
 
-    def __init__(
-        self,
-        *,
-        channel: socket.socket,
-        pidfd: int,
-        logs: Sequence[int],
-        zygote: socket.socket,
-        await_exit: Callable[[], Exited],
-        watch: Watch,
-        interrupt: Interrupt | None,
-        wall_s: float,
-        log_bytes: int,
-    ) -> None:
+    def __init__(self, jail: Standby, limits: CallLimits, watch: Watch, interrupt: Interrupt | None) -> None:
         self.phase = "fork"
-        self.tail = LogTail(log_bytes)
-        self._channel = channel
-        self._pidfd = pidfd
-        self._logs = list(logs)
-        self._await_exit = await_exit
+        self.tail = LogTail(limits.log_bytes)
+        self.watch = watch
+        self._jail = jail
+        self._limits = limits
+        self._channel = jail.channel
+        self._pidfd = jail.pidfd
+        self._logs = list(jail.logs)
         self._exited: Exited | None = None
         self._ended = False
-        self.watch = watch
         self._interrupt = interrupt
-        self._zygote_fd = zygote.fileno()
-        self._wall_s = wall_s
-        self._deadline = time.perf_counter() + wall_s
-        self._next_tick = 0.0
+        self._zygote_fd = jail.link.channel.fileno()
         self._poller = select.poll()
-        for fd in (channel.fileno(), pidfd, self._zygote_fd, *self._logs):
+        self._began = time.perf_counter()
+        self._allow(limits.wall_s)
+        for fd in (self._channel.fileno(), self._pidfd, self._zygote_fd, *self._logs):
             self._poller.register(fd, select.POLLIN)
         if interrupt is not None:
             self._poller.register(interrupt.fileno(), select.POLLIN)
 
-    def await_confined(self) -> None:
-        """Wait until the layers are in place. Nothing of the submission is there yet, so a failure is ours."""
-        reply = self._reply()
+    def await_confined(self, *, device: bool) -> str | None:
+        """Wait until the layers are in place and the device is open: its name.
+
+        Nothing of the submission is there yet, so a failure is ours.
+        """
+        try:
+            reply, received = wire.receive(self._channel, descriptors=1)
+        except (wire.Closed, wire.WireError):
+            self._gone()
+        self.watch.scratch_fd = received[0] if received else None
         if reply.get("op") != "confined":
             raise SandboxLost(f"a jail could not be made: {reply.get('message')}")
+        if not device:
+            return None
+        reply = self._reply()
+        if reply.get("op") != "opened":
+            raise SandboxLost(f"the device cannot be used: {reply.get('message')}")
+        return str(reply["name"])
+
+    def begin(self) -> None:
+        """The jail is as it should be before the submission is there: its time and memory count from now."""
+        self._began = time.perf_counter()
+        self._allow(min(self._limits.start_s, self._limits.wall_s))
+        self.watch.begin()
+
+    def started(self) -> None:
+        """Loading and setup are over: what is left of the whole time is the call's."""
+        self._allow(self._limits.wall_s)
+
+    def _allow(self, seconds: float) -> None:
+        """From ``begin`` on, so many seconds."""
+        self._allowed_s = seconds
+        self._deadline = self._began + seconds
+        self._next_tick = 0.0
 
     def ask(self, phase: str, message: dict[str, Any], descriptors: Sequence[int], answer: str) -> tuple[Any, float]:
         """Send one message and wait for its one answer; the answer and the seconds between.
@@ -199,8 +164,8 @@ class Call:
                 self._interrupt.check()
             if ready & {self._channel.fileno(), self._pidfd}:
                 return ready
-            if self._zygote_fd in ready:
-                # The child's end is reported here; without one the zygote is gone.
+            # The zygote speaks of other jails too; of this one only to say that it has ended.
+            if self._zygote_fd in ready and self._jail.link.said("exited", self._jail.number):
                 self._gone()
 
     def _drain(self, ready: set[int]) -> None:
@@ -216,9 +181,8 @@ class Call:
             self._fault(breach.error_type, breach.message, limit=breach.limit, used=breach.used)
 
     def _too_long(self) -> NoReturn:
-        message = f"{self.phase} was still running after the limit of {self._wall_s:g} s"
-        used = self._wall_s + max(0.0, time.perf_counter() - self._deadline)
-        self._fault("wall_time_limit", message, limit=self._wall_s, used=used)
+        message = f"{self.phase} was still running after the limit of {self._allowed_s:g} s"
+        self._fault("wall_time_limit", message, limit=self._allowed_s, used=time.perf_counter() - self._began)
 
     def _reported(self, reply: dict[str, Any]) -> NoReturn:
         """The jail's own account of an exception: everything in it is checked before it is passed on."""
@@ -231,10 +195,7 @@ class Call:
         if not isinstance(kind, str) or kind not in faults.REPORTABLE:
             self.violated("an unknown kind of failure")
         limit, used = (_number(reply.get(key)) for key in ("limit", "used"))
-        if kind == "memory_limit":
-            limit, used = self.watch.memory_bytes, self.watch.used_bytes()
-        if kind == "disk_limit":
-            limit = self.watch.scratch_bytes
+        limit, used = self.watch.account(kind, limit, used)
         self._fault(kind, message, traceback=trace, limit=limit, used=used)
 
     def _gone(self) -> NoReturn:
@@ -243,7 +204,8 @@ class Call:
             self._fault("contract_violation", "the process closed its channel to the service")
         status = self.end().status
         if self.phase == "fork":
-            raise SandboxLost(f"a jail ended before it was used (wait status {status})")
+            told = self.tail.text().strip()[-_TOLD_CHARS:]
+            raise SandboxLost(f"a jail ended before it was used (wait status {status}) {told}".rstrip())
         if os.WIFSIGNALED(status):
             self._signalled(os.WTERMSIG(status))
         code = os.waitstatus_to_exitcode(status)
@@ -255,13 +217,16 @@ class Call:
         name = _signal_name(number)
         log = self.tail.text()
         if number == signal.SIGXCPU:
-            self._fault("cpu_time_limit", "the process used more CPU time than the wall clock allows")
+            limit, used = self.watch.account("cpu_time_limit", None, None)
+            message = f"the process used more than {limit:g} s of CPU time"
+            self._fault("cpu_time_limit", message, limit=limit, used=used)
         if faults.looks_out_of_memory(log) or (number == signal.SIGKILL and self.watch.near_limit()):
             self._out_of_memory(f"the process was ended by {name} for want of memory")
         self._fault("signalled", f"the process was ended by {name}")
 
     def _out_of_memory(self, message: str) -> NoReturn:
-        self._fault("memory_limit", message, limit=self.watch.memory_bytes, used=self.watch.used_bytes())
+        limit, used = self.watch.account("memory_limit", None, None)
+        self._fault("memory_limit", message, limit=limit, used=used)
 
     def _fault(
         self,
@@ -283,11 +248,6 @@ class Call:
             log_tail=faults.own_log(self.tail.text()) or None,
         )
 
-    def begin(self) -> None:
-        """The jail is as it should be before the submission is there: its time and memory count from now."""
-        self._deadline = time.perf_counter() + self._wall_s
-        self.watch.begin()
-
     def end(self) -> Exited:
         """Kill what runs, wait until it is dead, take the last of the log and close everything. Safe to call again."""
         if not self._ended:
@@ -295,7 +255,8 @@ class Call:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             try:
-                self._exited = self._await_exit()
+                message, _ = self._jail.link.answer("exited", self._jail.number, _EXIT_S)
+                self._exited = Exited(status=message["status"], survivors=message["survivors"])
             finally:
                 for fd in self._logs:
                     self.tail.drain_all(fd)
@@ -310,6 +271,8 @@ class Call:
         self._logs.clear()
         self._channel.close()
         os.close(self._pidfd)
+        self.watch.close()
+        self._jail.remove_directory()
 
 
 def _signal_name(number: int) -> str:

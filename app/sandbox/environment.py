@@ -47,6 +47,12 @@ def for_zygote() -> dict[str, str]:
     return {**kept, **_SINGLE_THREADED, **fixed}
 
 
+def library_folders() -> list[str]:
+    """Where the dynamic loader also looks, as the environment says."""
+    folders = os.environ.get("LD_LIBRARY_PATH", "")  # noqa: TID251 - not a setting: the loader's own variable
+    return [folder for folder in folders.split(":") if folder.startswith("/")]
+
+
 def point_at(scratch: str) -> None:
     """In a jail: home and temporary files are the scratch directory."""
     os.environ.update(HOME=scratch, TMPDIR=scratch)  # noqa: TID251 - the jail's own environment, not a setting

@@ -1,8 +1,8 @@
 """The layers of a jail, each one small function, and the order in which they are applied.
 
-``NAMESPACES`` are tried once, by the zygote; what the machine refuses is left out and reported. ``CHILD_LAYERS`` are
-applied by every child before any code of the submission is there. A layer that fails in a child breaks the jail; it is
-never skipped in silence.
+The zygote enters the namespaces and the minimal root, once. Every child applies ``CHILD_LAYERS`` before any code of the
+submission is there, each only if it is among the layers that ``offer`` found. A layer that was found and then fails in
+a child breaks the jail; it is never skipped in silence.
 """
 
 from __future__ import annotations
@@ -14,104 +14,67 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.sandbox import environment, limits, nest, syscalls
+from app.sandbox import environment, landlock, limits, root, seccomp, syscalls
+from app.sandbox.root import SCRATCH, SHARED_MEMORY, View
 
 JOB_FD = 3
-MOUNTED_SCRATCH = "/dev/shm/scratch"
 _FIRST_FREE_FD = 64
 _PAGE_BYTES = 4096  # a tmpfs of size 0 would have no bound
+_HOST_NAME = "jail"
 
-_NAMESPACES = {
+NAMESPACES = {
     "user_namespace": syscalls.CLONE_NEWUSER,
     "pid_namespace": syscalls.CLONE_NEWPID,
     "mount_namespace": syscalls.CLONE_NEWNS,
+    "network_namespace": syscalls.CLONE_NEWNET,
+    "uts_namespace": syscalls.CLONE_NEWUTS,
 }
+
+# Uids that no distribution gives to anybody.
+_FIRST_UID = 0x70000000
+_UIDS = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confinement:
-    """What a child is to be confined with. ``layers`` are the namespaces that the zygote has.
+    """What a child is to be confined with. ``layers`` are those in force.
 
     ``directory`` is an empty one of the supervisor's, used where the child cannot mount a scratch of its own.
+    ``ruleset_fd`` is Landlock's, made beforehand; without one the child makes its own from ``view``.
     """
 
     directory: str
     scratch_bytes: int
     zygote_pid: int
-    layers: tuple[str, ...]
-
-    @property
-    def own_pids(self) -> bool:
-        return "pid_namespace" in self.layers
-
-    @property
-    def own_mounts(self) -> bool:
-        return "mount_namespace" in self.layers
+    layers: frozenset[str]
+    uid: int
+    view: View
+    cuda: bool
+    ruleset_fd: int | None
+    filter: seccomp.Filter | None
 
     @property
     def scratch(self) -> str:
         """Where the submission may write. In its own mount the name is the same for every call and every evaluator."""
-        return MOUNTED_SCRATCH if self.own_mounts else self.directory
+        return SCRATCH if "scratch_tmpfs" in self.layers else self.directory
 
 
-def enter_namespaces() -> tuple[str, ...]:
-    """Give this process's future children a PID namespace, and itself a mount namespace; the names of those that work.
-
-    Each choice, the best first, is rehearsed in a child, since half an entry cannot be undone. Must run before any
-    thread.
-    """
-    for names in _choices():
-        if _rehearsed(names):
-            _enter(names)
-            return names
-    return ()
+def uid_of(number: int) -> int:
+    """A uid for one jail. ``number`` differs between all jails that run at a time."""
+    return _FIRST_UID + number % _UIDS
 
 
-def _choices() -> tuple[tuple[str, ...], ...]:
-    """Root may do without a user namespace; anybody else needs one to be allowed the rest."""
-    both, pids = ("pid_namespace", "mount_namespace"), ("pid_namespace",)
-    owned = (("user_namespace", *both), ("user_namespace", *pids))
-    return (both, *owned, pids) if os.geteuid() == 0 else owned
-
-
-def _enter(names: Sequence[str]) -> None:
+def enter(names: Sequence[str]) -> None:
+    """Enter the namespaces that are named. Must run before any thread; children are born in the PID namespace."""
     uid, gid = os.geteuid(), os.getegid()
-    flags = 0
-    for name in names:
-        flags |= _NAMESPACES[name]
+    flags = sum(NAMESPACES[name] for name in names if name in NAMESPACES)
     syscalls.unshare(flags)
     if "user_namespace" in names:
         _map_identity(uid, gid)
     if "mount_namespace" in names:
         syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-
-
-def _rehearsed(names: Sequence[str]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _enter(names)
-            os._exit(os.waitstatus_to_exitcode(os.waitpid(_rehearse_jail(names), 0)[1]))
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
-
-
-def _rehearse_jail(names: Sequence[str]) -> int:
-    """In a first process of the new namespaces, what a zygote and its jails will do there."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            home = nest.make(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
-            home.enter()
-            home.end()
-            if "mount_namespace" in names:
-                syscalls.unshare(syscalls.CLONE_NEWNS)
-                syscalls.mount("scratch", os.path.dirname(MOUNTED_SCRATCH), "tmpfs", syscalls.MS_NOSUID, "size=4096")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return pid
+    if "uts_namespace" in names:
+        syscalls.set_host_name(_HOST_NAME)
 
 
 def _map_identity(uid: int, gid: int) -> None:
@@ -120,20 +83,23 @@ def _map_identity(uid: int, gid: int) -> None:
             file.write(content)
 
 
-def settle_descriptors(job: int, out: int, err: int) -> None:
-    """/dev/null on 0, the log pipes on 1 and 2, the job socket on 3, and nothing else.
+def settle_descriptors(job: int, out: int, err: int, kept: int | None) -> int | None:
+    """/dev/null on 0, the log pipes on 1 and 2, the job socket on 3, and nothing else but ``kept``; its new number.
 
     The three are moved out of the way first, since they may lie on each other's places.
     """
     null = os.open("/dev/null", os.O_RDONLY)
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in (null, out, err, job)]
-    for fd, place in zip(moved, (0, 1, 2, JOB_FD), strict=True):
-        os.dup2(fd, place, inheritable=place != JOB_FD)
+    given = [null, out, err, job, *([] if kept is None else [kept])]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in given]
+    places = (0, 1, 2, JOB_FD, JOB_FD + 1)[: len(moved)]
+    for fd, place in zip(moved, places, strict=True):
+        os.dup2(fd, place, inheritable=place < JOB_FD)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > JOB_FD:
+        if int(name) > places[-1]:
             # One of them was the listing's own and is closed already.
             with suppress(OSError):
                 os.close(int(name))
+    return None if kept is None else places[-1]
 
 
 def own_session(_: Confinement) -> None:
@@ -153,17 +119,29 @@ def adopt_orphans(_: Confinement) -> None:
 
 
 def own_mounts(confinement: Confinement) -> None:
-    if confinement.own_mounts:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    if "minimal_root" in confinement.layers:
+        root.mount_own_proc(whole=confinement.cuda)
+
+
+def own_ipc(_: Confinement) -> None:
+    """Shared memory, semaphores and message queues of System V and POSIX: its own, which go with it."""
+    syscalls.unshare(syscalls.CLONE_NEWIPC)
 
 
 def private_scratch(confinement: Confinement) -> None:
-    """A tmpfs in place of the machine's shared memory, which goes with the process; else the bare directory."""
-    if confinement.own_mounts:
-        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        options = f"mode=0700,size={max(confinement.scratch_bytes, _PAGE_BYTES)}"
-        syscalls.mount("scratch", os.path.dirname(MOUNTED_SCRATCH), "tmpfs", flags, options)
-        os.mkdir(MOUNTED_SCRATCH, 0o700)
+    """A tmpfs in place of the machine's shared memory, which goes with the process."""
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    options = f"mode=0711,size={max(confinement.scratch_bytes, _PAGE_BYTES)}"
+    syscalls.mount("scratch", SHARED_MEMORY, "tmpfs", flags, options)
+    os.mkdir(SCRATCH, 0o700)
+
+
+def enter_scratch(confinement: Confinement) -> None:
+    if "own_uid" in confinement.layers:
+        owned = (SHARED_MEMORY, SCRATCH) if "scratch_tmpfs" in confinement.layers else (confinement.scratch,)
+        for path in owned:
+            os.chown(path, confinement.uid, confinement.uid)
     os.chdir(confinement.scratch)
     environment.point_at(confinement.scratch)
 
@@ -172,23 +150,75 @@ def common_limits(_: Confinement) -> None:
     limits.limit_always()
 
 
+def own_uid(confinement: Confinement) -> None:
+    become(confinement.uid)
+    # A change of uid takes this back.
+    die_with_zygote(confinement)
+
+
+def become(uid: int) -> None:
+    """Be this user, of no group, for good."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def no_capabilities(_: Confinement) -> None:
+    syscalls.drop_capabilities()
+
+
 def no_new_privileges(_: Confinement) -> None:
     syscalls.set_no_new_privs()
 
 
+def undumpable(_: Confinement) -> None:
+    syscalls.set_undumpable()
+
+
+def restrict_files(confinement: Confinement) -> None:
+    fd = confinement.ruleset_fd
+    if fd is None:
+        # The scratch is the current folder, which can be opened even if the folders above it cannot.
+        fd = ruleset(confinement.view, confinement.layers, os.curdir)
+    syscalls.landlock_restrict(fd)
+    os.close(fd)
+
+
+def filter_calls(confinement: Confinement) -> None:
+    assert confinement.filter is not None
+    confinement.filter.install()
+
+
+def ruleset(view: View, layers: frozenset[str], scratch: str) -> int:
+    """Landlock's rules. In a minimal root, whose own files nobody can write, they are the same for every jail.
+
+    A rule for what will be mounted on a directory has to be on the directory above it: Landlock, on its way up from a
+    file, passes over the one that is hidden by the mount.
+    """
+    if "minimal_root" in layers:
+        return landlock.ruleset(read=("/",), write=(os.path.dirname(SHARED_MEMORY),), devices=view.devices)
+    return landlock.ruleset(read=view.readable(), write=(scratch,), devices=view.devices)
+
+
 Layer = Callable[[Confinement], None]
 
-# The order matters: what needs privileges comes first. A layer that takes privileges away (uid drop, capabilities,
-# Landlock, seccomp last of all) belongs after ``no_new_privileges``.
+# The order matters: what needs privileges comes first, what takes them away after it, the filter last of all.
 CHILD_LAYERS: tuple[tuple[str, Layer], ...] = (
-    ("session", own_session),
+    ("parent_death", own_session),
     ("parent_death", die_with_zygote),
-    ("subreaper", adopt_orphans),
+    ("descendants_killed", adopt_orphans),
     ("mount_namespace", own_mounts),
-    ("scratch", private_scratch),
+    ("ipc_namespace", own_ipc),
+    ("scratch_tmpfs", private_scratch),
+    ("single_use_process", enter_scratch),
     ("rlimits", common_limits),
+    ("own_uid", own_uid),
+    ("no_capabilities", no_capabilities),
     ("no_new_privs", no_new_privileges),
+    ("undumpable", undumpable),
+    ("landlock", restrict_files),
 )
+LAST_LAYERS: tuple[tuple[str, Layer], ...] = (("seccomp", filter_calls),)
 
 
 class LayerFailed(Exception):
@@ -196,16 +226,20 @@ class LayerFailed(Exception):
 
 
 def confine(confinement: Confinement) -> None:
-    """Apply every layer to this process. Raises ``LayerFailed`` naming the first that did not work."""
-    for name, layer in CHILD_LAYERS:
+    """Apply every layer but the last to this process. Raises ``LayerFailed`` naming the first that did not work."""
+    _apply(CHILD_LAYERS, confinement)
+
+
+def seal(confinement: Confinement) -> None:
+    """Apply the filter of system calls; a device has to be open by then. Raises ``LayerFailed``."""
+    _apply(LAST_LAYERS, confinement)
+
+
+def _apply(layers: Sequence[tuple[str, Layer]], confinement: Confinement) -> None:
+    for name, layer in layers:
+        if name not in confinement.layers:
+            continue
         try:
             layer(confinement)
         except OSError as error:
             raise LayerFailed(f"{name}: {error}") from error
-
-
-def in_force(namespaces: Sequence[str]) -> tuple[str, ...]:
-    """The names of all layers of a jail whose zygote has these namespaces."""
-    scratch = "scratch_tmpfs" if "mount_namespace" in namespaces else "scratch_polled"
-    kill = () if "pid_namespace" in namespaces else ("descendants_killed",)
-    return (*namespaces, "single_use_process", "parent_death", "rlimits", "no_new_privs", scratch, *kill)

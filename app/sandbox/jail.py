@@ -15,7 +15,8 @@ import random
 import socket
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from app.sandbox import environment, faults, isolation, limits, memory, wire
@@ -34,16 +35,32 @@ def run(confinement: isolation.Confinement) -> NoReturn:
     channel = socket.socket(fileno=isolation.JOB_FD)
     try:
         isolation.confine(confinement)
+        if not confinement.cuda:
+            isolation.seal(confinement)
     except isolation.LayerFailed as error:
         wire.send(channel, {"op": "broken", "message": str(error)})
         os._exit(71)
     _own_streams()
-    wire.send(channel, {"op": "confined"})
-    session = Session(channel, confinement.scratch)
+    with _scratch_of(confinement) as fds:
+        wire.send(channel, {"op": "confined"}, fds)
+    session = Session(channel, confinement)
     try:
         session.serve()
     except wire.Closed:
         os._exit(0)
+
+
+@contextmanager
+def _scratch_of(confinement: isolation.Confinement) -> Iterator[list[int]]:
+    """A descriptor by which the supervisor sees how full a scratch is that is mounted in here alone."""
+    if "scratch_tmpfs" not in confinement.layers:
+        yield []
+        return
+    fd = os.open(confinement.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield [fd]
+    finally:
+        os.close(fd)
 
 
 def _own_streams() -> None:
@@ -68,16 +85,17 @@ class Session:
     output_fd: int
     output_bytes: int
 
-    def __init__(self, channel: socket.socket, scratch: str) -> None:
+    def __init__(self, channel: socket.socket, confinement: isolation.Confinement) -> None:
         self._channel = channel
-        self._scratch = scratch
+        self._confinement = confinement
+        self._scratch = confinement.scratch
 
     def serve(self) -> NoReturn:
         phases: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
             "load": self.load,
             "setup": self.setup,
             "go": self.go,
-            "open": open_device,
+            "open": self.open,
         }
         while True:
             message, descriptors = wire.receive(self._channel, descriptors=1)
@@ -88,6 +106,14 @@ class Session:
             _flush()
             wire.send(self._channel, answer)
 
+    def open(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Open the device, and only then put the last layer in place: the driver needs calls that nobody else does."""
+        for fd in descriptors:
+            os.close(fd)
+        name = open_device(message["device"], message["device_memory_share"])
+        isolation.seal(self._confinement)
+        return {"op": "opened", "name": name}
+
     def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Apply the job's limits, seed everything and run the module's top level."""
         source = memory.read(descriptors[0], os.fstat(descriptors[0]).st_size).decode()
@@ -95,7 +121,8 @@ class Session:
         self.side = message["side"]
         self.contract = CONTRACTS[message["contract"]]
         self.output_bytes = message["output_bytes"]
-        _limit(message)
+        if "rlimits" in self._confinement.layers:
+            _limit(message, own_uid="own_uid" in self._confinement.layers)
         environment.share_threads(message["threads"])
         seed_everything(message["seed"], message["threads"])
         self.context = Context(device=message["device"], seed=message["seed"], scratch=self._scratch)
@@ -150,13 +177,18 @@ class Session:
         return used
 
 
-def _limit(message: dict[str, Any]) -> None:
+def _limit(message: dict[str, Any], *, own_uid: bool) -> None:
     limits.limit_file_size(max(message["output_bytes"], message["scratch_bytes"]))
-    limits.limit_cpu_time(message["wall_s"])
+    limits.limit_cpu_time(message["cpu_s"])
+    limits.limit_open_files(message["open_files"])
+    if own_uid:
+        limits.limit_threads(message["thread_limit"])
     if message["device"] == "cpu":
         # CUDA reserves address space far beyond any memory, and pins host pages.
         limits.limit_locked_memory()
         limits.limit_address_space(message["memory_bytes"], message["mapped_bytes"])
+    else:
+        limit_device_memory(message["device"], message["device_memory_bytes"])
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
@@ -197,21 +229,27 @@ def load_module(filename: str, source: str, scratch: str) -> types.ModuleType:
     return module
 
 
-def open_device(message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Make this process's CUDA context before any clock runs, and bound what torch may allocate on the device."""
+def open_device(device: str, memory_share: float) -> str:
+    """Make this process's CUDA context before any clock runs, and bound what torch may allocate; the device's name."""
     import torch
 
-    for fd in descriptors:
-        os.close(fd)
-    device = message["device"]
     torch.cuda.set_device(device)
-    torch.cuda.set_per_process_memory_fraction(message["device_memory_share"], device)
+    torch.cuda.set_per_process_memory_fraction(memory_share, device)
     warm = torch.ones(16, 16, device=device)
     (warm @ warm).sum().item()
     torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return {"op": "opened", "name": torch.cuda.get_device_name(device)}
+    return torch.cuda.get_device_name(device)
+
+
+def limit_device_memory(device: str, allowed_bytes: int) -> None:
+    """Never more than the device's share, which was set when it was opened."""
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = min(torch.cuda.get_per_process_memory_fraction(device), allowed_bytes / total)
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def _synchronise(device: str) -> None:

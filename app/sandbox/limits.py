@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 
-OPEN_FILES = 512
-_CPU_GRACE_S = 5
+_MOST_OPEN_FILES = 4096
+_CPU_GRACE_S = 2
+_SPARE_THREADS = 16
 _REPORT_BYTES = 64 * 1024 * 1024
 
 
@@ -15,7 +15,16 @@ def limit_always() -> None:
     """What every jail gets before it knows its job: no core dumps, no message queues, few open files."""
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_MSGQUEUE, 0)
-    _set(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _set(resource.RLIMIT_NOFILE, _MOST_OPEN_FILES)
+
+
+def limit_open_files(count: int) -> None:
+    _set(resource.RLIMIT_NOFILE, count)
+
+
+def limit_threads(count: int) -> None:
+    """The kernel counts all threads of a user: for a jail with a uid of its own. The watchdog counts exactly."""
+    _set(resource.RLIMIT_NPROC, count + _SPARE_THREADS)
 
 
 def limit_address_space(request_bytes: int, mapped_bytes: int) -> None:
@@ -35,9 +44,9 @@ def limit_file_size(size_bytes: int) -> None:
     _set(resource.RLIMIT_FSIZE, size_bytes)
 
 
-def limit_cpu_time(wall_s: float) -> None:
-    """More than every core could spend in the call: this only ends what the wall clock somehow did not."""
-    _set(resource.RLIMIT_CPU, math.ceil(wall_s * (os.cpu_count() or 1)) + _CPU_GRACE_S)
+def limit_cpu_time(cpu_s: float) -> None:
+    """For whole seconds only, and a little later than the watchdog: this ends what that somehow did not."""
+    _set(resource.RLIMIT_CPU, math.ceil(cpu_s) + _CPU_GRACE_S)
 
 
 def limit_locked_memory() -> None:

@@ -13,28 +13,42 @@ _PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class Usage:
     """Bytes that a process has resident: ``own_bytes`` anonymous and shared, ``peak_bytes`` the most of all kinds."""
 
     own_bytes: int
     file_bytes: int
     peak_bytes: int
+    threads: int
 
 
-def memory_of(pid: int) -> Memory | None:
+def usage_of(pid: int) -> Usage | None:
     """What the kernel says about a process; None if it has gone."""
-    fields = {"RssAnon": 0, "RssShmem": 0, "RssFile": 0, "VmHWM": 0}
+    fields = {"RssAnon": 0, "RssShmem": 0, "RssFile": 0, "VmHWM": 0, "Threads": 0}
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
                 if name in fields:
-                    fields[name] = int(value.split()[0]) * 1024
+                    fields[name] = int(value.split()[0])
     except (OSError, ValueError):
         return None
-    return Memory(
-        own_bytes=fields["RssAnon"] + fields["RssShmem"], file_bytes=fields["RssFile"], peak_bytes=fields["VmHWM"]
+    return Usage(
+        own_bytes=(fields["RssAnon"] + fields["RssShmem"]) * 1024,
+        file_bytes=fields["RssFile"] * 1024,
+        peak_bytes=fields["VmHWM"] * 1024,
+        threads=fields["Threads"],
     )
+
+
+def cpu_s_of(pid: int) -> float:
+    """Seconds of processor time that all threads of a process have used; 0 if it has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def proportional_of(pid: int) -> int:

@@ -1,328 +1,279 @@
-"""The evaluator's side of the sandbox: it keeps a zygote, has it fork one jail a call, and drives the call.
+"""The evaluator's side of the sandbox: it keeps a zygote and a few standby jails, and drives one call at a time.
 
-Synchronous, one call at a time, from one thread: the zygote dies with the thread that started it.
+Synchronous, from one thread: the zygote dies with the thread that started it.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import select
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections import deque
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
-from app.sandbox import environment, memory, processes, wire
-from app.sandbox.call import Call, Exited, Interrupt, JailFault, Request, SandboxLost
-from app.sandbox.contracts.base import Geometry
+from app.sandbox import memory, processes, standby, wire
+from app.sandbox.call import Call, Interrupt
+from app.sandbox.offer import missing
+from app.sandbox.request import CallLimits, Finished, Request, SandboxLost
+from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
+from app.sandbox.zygote_link import ZygoteLink
 
-_READY_S = 120.0
-_FORK_S = 30.0
-_EXIT_S = 30.0
+DEFAULT_SCRATCH_BYTES = 1024**3
+_STANDBYS = 2
+_CALLS_A_ZYGOTE = 500
 _PROBE_S = 120.0
 _MAX_TOLD = 64
 
-_ROOT = Path(__file__).resolve().parents[2]
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from app.sandbox import zygote; sys.path.pop(0); "
-    "zygote.main(int(sys.argv[2]), int(sys.argv[3]), namespaces=sys.argv[4] == 'namespaces')"
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """A call's result. ``output`` is the bitstream (bytes), or the decoded frames (a read-only map, flat).
-
-    ``call_s`` runs from "go" to "done". ``peak_memory_bytes`` is above what the jail started with.
-    """
-
-    output: bytes | mmap.mmap
-    load_s: float
-    setup_s: float
-    call_s: float
-    peak_memory_bytes: int
-    peak_device_memory_bytes: int | None
-    self_reported: dict[str, Any] | None
-    log_tail: str
-
 
 class Supervisor:
-    """One zygote and the calls in its jails.
+    """One zygote at a time and the calls in its jails.
 
-    ``layers`` and ``versions`` are what the zygote said when it got ready. ``namespaces`` False leaves them out, as on
-    machines that refuse them.
+    ``without`` names layers to leave off, for machines that refuse them and for tests. ``minimum`` is what the layers
+    in force must fulfil, else nothing runs (``offer.missing``). ``device`` None is the CPU.
     """
 
-    def __init__(self, *, namespaces: bool = True, scratch_root: str | None = None) -> None:
-        self.layers: tuple[str, ...] = ()
-        self.versions: dict[str, str] = {}
-        self._namespaces = namespaces
+    def __init__(
+        self,
+        *,
+        without: Collection[str] = (),
+        minimum: str = "none",
+        device: Device | None = None,
+        scratch_root: str | None = None,
+    ) -> None:
+        self._without = frozenset(without)
+        self._minimum = minimum
+        self._device = device
         self._scratch_root = scratch_root
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._link: ZygoteLink | None = None
+        self._standbys: deque[Standby] = deque()
+        self._scratch_bytes = DEFAULT_SCRATCH_BYTES
         self._number = 0
+        self._calls = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those in force, once the zygote is warm."""
+        return () if self._link is None else self._link.layers
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {} if self._link is None else self._link.versions
 
     @property
     def pid(self) -> int | None:
         """The zygote's process, as this process started it."""
-        return None if self._process is None else self._process.pid
-
-    def warm(self) -> None:
-        """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
-        if self._process is None or self._process.poll() is not None:
-            self.start()
-        if not self.layers:
-            message, _ = self._from_zygote("ready", _READY_S)
-            self.layers = tuple(message["layers"])
-            self.versions = message["versions"]
+        return None if self._link is None else self._link.pid
 
     def start(self) -> None:
         """Start a fresh zygote without waiting until it is ready."""
         self.close()
-        ours, theirs = wire.pair()
-        self._channel = ours
-        mode = "namespaces" if self._namespaces else "plain"
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-c", _BOOT, str(_ROOT), str(theirs.fileno()), str(os.getpid()), mode],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env=environment.for_zygote(),
-                pass_fds=[theirs.fileno()],
-            )
+        self._link = ZygoteLink(without=self._without, cuda=self._device is not None)
+
+    def warm(self) -> None:
+        """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
+        self._warm()
+        self._refill()
+
+    def _warm(self) -> ZygoteLink:
+        if self._link is None or not self._link.alive:
+            self.start()
+        assert self._link is not None
+        self._link.await_ready()
+        lacking = missing(self._minimum, self._link.layers)
+        if lacking:
+            self.close()
+            raise SandboxLost(f"the jail is below the declared minimum: {', '.join(lacking)} cannot be had here")
+        return self._link
+
+    def rest(self) -> None:
+        """Between two jobs: have standbys ready, and replace a zygote that has served long enough."""
+        if self._calls >= _CALLS_A_ZYGOTE:
+            self.start()
+        self.warm()
+
+    def settle(self) -> None:
+        """Wait until no jail is being made: that would take time from a call that is timed."""
+        for made in self._standbys:
+            made.await_confined()
 
     def close(self) -> None:
         """End the zygote and with it every jail. Safe to call twice."""
-        self.layers = ()
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._drop_standbys()
+        link, self._link = self._link, None
+        self._calls = 0
+        if link is not None:
+            link.close()
+
+    def probe(self) -> str | None:
+        """The device's name, as a jail that opens it sees it. Raises ``SandboxLost`` if it cannot be used."""
+        call = self._begin(_PROBE_LIMITS, mapped_bytes=0, interrupt=None)
+        try:
+            return call.await_confined(device=self._device is not None)
+        finally:
+            call.end()
 
     def call(self, request: Request, interrupt: Interrupt | None = None) -> Finished:
         """Run one encode or decode. Raises ``JailFault``, ``SandboxLost``, or what the interrupt raises.
 
         When it returns or raises, no process of the call is left, nor any file of it.
         """
-        with self._directory() as directory:
-            return self._call(request, interrupt, directory)
-
-    def _call(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Finished:
         decoding = request.side == "decode"
-        size_bytes = request.geometry.nbytes if decoding else request.output_bytes
-        output_fd = memory.output(size_bytes, "output", populate=decoding)
+        output_fd = memory.output(request.room_bytes, "output", populate=decoding)
         try:
-            call = self._forked(request, interrupt, directory)
-            try:
-                done, load_s, setup_s, call_s = _drive(call, request, output_fd)
-                peak_bytes = call.watch.used_bytes()
-            finally:
-                call.end()
-            try:
-                told = _told(done)
-                used = size_bytes if decoding else wire.size(done, "bytes", request.output_bytes)
-                device_peak = None if request.device == "cpu" else wire.size(done, "device_peak_bytes", 2**50)
-            except wire.WireError as error:
-                call.violated(str(error))
-            return Finished(
-                output=_mapped(output_fd, used) if decoding else memory.read(output_fd, used),
-                load_s=load_s,
-                setup_s=setup_s,
-                call_s=call_s,
-                peak_memory_bytes=peak_bytes,
-                peak_device_memory_bytes=device_peak,
-                self_reported=told,
-                log_tail=call.tail.text(),
-            )
-        finally:
-            os.close(output_fd)
-
-    def probe(self, device: str) -> str:
-        """The device's name, as a jail that opens it sees it. Raises ``SandboxLost`` if it cannot be used."""
-        request = Request(
-            side="encode",
-            contract="native",
-            code="",
-            geometry=Geometry(layout="rgb", frames=1, height=1, width=1, fps=(1, 1)),
-            input_fd=-1,
-            input_bytes=0,
-            wall_s=_PROBE_S,
-            memory_bytes=2**40,
-            output_bytes=0,
-            scratch_bytes=2**30,
-            log_bytes=4096,
-            device=device,
-        )
-        with self._directory() as directory:
-            call = self._fork(request, None, directory)
-            try:
-                call.await_confined()
-                return _open_device(call, request)
-            finally:
-                call.end()
-
-    @contextmanager
-    def _directory(self) -> Iterator[str | None]:
-        """Where a jail writes that cannot mount a place of its own; gone after the block. The zygote is warm in it."""
-        self.warm()
-        directory = (
-            None if "mount_namespace" in self.layers else tempfile.mkdtemp("", "bitlane-jail-", self._scratch_root)
-        )
-        try:
-            yield directory
+            return self._call(request, interrupt, output_fd)
         except SandboxLost:
             self.close()
             raise
         finally:
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+            os.close(output_fd)
 
-    def _forked(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Call:
-        """A jail; if the zygote has died since the last call, one of a new zygote: nothing of this call has run yet."""
+    def _call(self, request: Request, interrupt: Interrupt | None, output_fd: int) -> Finished:
+        self._calls += 1
+        call = self._begin(request.limits, mapped_bytes=request.mapped_bytes, interrupt=interrupt)
         try:
-            return self._fork(request, interrupt, directory)
+            done, load_s, setup_s, call_s = self._drive(call, request, output_fd)
+            call.watch.look()
+            peak_bytes = call.watch.used_bytes()
+        finally:
+            call.end()
+            # Nobody is timed now; forking the next ones takes a core for a moment.
+            self._refill()
+        try:
+            told = _told(done)
+            used = request.room_bytes
+            if request.side == "encode":
+                used = wire.size(done, "bytes", request.room_bytes)
+            device_peak = None if self._device is None else wire.size(done, "device_peak_bytes", 2**50)
+        except wire.WireError as error:
+            call.violated(str(error))
+        return Finished(
+            output=_mapped(output_fd, used) if request.side == "decode" else memory.read(output_fd, used),
+            load_s=load_s,
+            setup_s=setup_s,
+            call_s=call_s,
+            peak_memory_bytes=peak_bytes,
+            peak_device_memory_bytes=device_peak,
+            self_reported=told,
+            log_tail=call.tail.text(),
+        )
+
+    def _drive(
+        self, call: Call, request: Request, output_fd: int
+    ) -> tuple[dict[str, Any], float, float, float]:
+        """Load, setup, go, done: the last answer, and the seconds of each phase."""
+        call.await_confined(device=self._device is not None)
+        call.begin()
+        with memory.holding(request.code.encode(), "code") as code_fd:
+            _, load_s = call.ask("load", self._load_message(request), [code_fd], "loaded")
+        setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
+        _, setup_s = call.ask("setup", setup, [output_fd], "ready")
+        call.started()
+        self.settle()
+        go = {"op": "go", "input_bytes": request.input_bytes}
+        done, call_s = call.ask(request.side, go, [request.input_fd], "done")
+        return done, load_s, setup_s, call_s
+
+    def _load_message(self, request: Request) -> dict[str, Any]:
+        limits = request.limits
+        return {
+            "op": "load",
+            "side": request.side,
+            "contract": request.contract,
+            "seed": request.seed,
+            "device": "cpu" if self._device is None else self._device.name,
+            "threads": request.threads,
+            "mapped_bytes": request.mapped_bytes,
+            **{name: getattr(limits, name) for name in _LIMITS_IN_JAIL},
+            "thread_limit": limits.threads,
+        }
+
+    def _begin(self, limits: CallLimits, *, mapped_bytes: int, interrupt: Interrupt | None) -> Call:
+        """A call in a standby jail, or if the zygote has died since the last call in one of a new zygote."""
+        try:
+            jail = self._take(limits.scratch_bytes)
         except SandboxLost:
             self.start()
-            self.warm()
-            return self._fork(request, interrupt, directory)
-
-    def _fork(self, request: Request, interrupt: Interrupt | None, directory: str | None) -> Call:
-        assert self._channel is not None
-        self._number += 1
-        ours, theirs = wire.pair()
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        err_read, err_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(out_read, False)
-        os.set_blocking(err_read, False)
-        message = {
-            "op": "fork",
-            "number": self._number,
-            "directory": directory or "/",
-            "scratch_bytes": request.scratch_bytes,
-        }
-        try:
-            try:
-                wire.send(self._channel, message, [theirs.fileno(), out_write, err_write])
-            except wire.Closed:
-                raise SandboxLost("the zygote is gone") from None
-            finally:
-                theirs.close()
-                os.close(out_write)
-                os.close(err_write)
-            _, (pidfd,) = self._from_zygote("forked", _FORK_S, descriptors=1)
-        except BaseException:
-            ours.close()
-            os.close(out_read)
-            os.close(err_read)
-            raise
-        return Call(
-            channel=ours,
-            pidfd=pidfd,
-            logs=[out_read, err_read],
-            zygote=self._channel,
-            await_exit=self._await_exit,
-            watch=self._watch(request, pidfd, directory),
-            interrupt=interrupt,
-            wall_s=request.wall_s,
-            log_bytes=request.log_bytes,
-        )
-
-    def _watch(self, request: Request, pidfd: int, directory: str | None) -> Watch:
-        pid = processes.pid_of(pidfd) or 0
-        return Watch(
+            jail = self._take(limits.scratch_bytes)
+        pid = processes.pid_of(jail.pidfd) or 0
+        alone = "pid_namespace" in self.layers or "seccomp" in self.layers
+        watch = Watch(
             pid=pid,
-            tree=lambda: processes.tree_of(pid) if "pid_namespace" in self.layers else self._descendants(),
-            memory_bytes=request.memory_bytes,
-            mapped_bytes=_mapped_bytes(request),
-            scratch_bytes=request.scratch_bytes,
-            directory=directory,
+            tree=lambda: processes.tree_of(pid) if alone else self._descendants(),
+            limits=limits,
+            mapped_bytes=mapped_bytes,
+            directory=jail.directory,
         )
+        return Call(jail, limits, watch, interrupt)
+
+    def _take(self, scratch_bytes: int) -> Standby:
+        """A jail that is locked down. The size of a mounted scratch is fixed: others are of no use to this call."""
+        link = self._warm()
+        if scratch_bytes != self._scratch_bytes:
+            self._drop_standbys()
+            self._scratch_bytes = scratch_bytes
+        while self._standbys:
+            jail = self._standbys.popleft()
+            if jail.usable:
+                break
+            jail.discard()
+        else:
+            jail = self._order(link)
+        try:
+            jail.await_confined()
+        except BaseException:
+            jail.discard()
+            raise
+        return jail
+
+    def _order(self, link: ZygoteLink) -> Standby:
+        self._number += 1
+        return standby.order(
+            link,
+            self._number,
+            scratch_bytes=self._scratch_bytes,
+            scratch_root=self._scratch_root,
+            device=self._device,
+        )
+
+    def _refill(self) -> None:
+        """Order standbys once there are none: after an encode the second one stays for its decode.
+
+        A zygote that has died meanwhile is found out when the next jail is taken.
+        """
+        if self._link is None or self._standbys:
+            return
+        with suppress(SandboxLost):
+            for _ in range(_STANDBYS if self._device is None else 1):
+                self._standbys.append(self._order(self._link))
+
+    def _drop_standbys(self) -> None:
+        while self._standbys:
+            self._standbys.popleft().discard()
 
     def _descendants(self) -> Iterable[int]:
-        """Without a PID namespace, what a jail detaches becomes the zygote's child."""
-        assert self._process is not None
-        found = iter(processes.tree_of(self._process.pid))
+        """Where a jail can fork and has no PID namespace, what it detaches becomes the zygote's child."""
+        assert self._link is not None
+        found = iter(processes.tree_of(self._link.pid))
         next(found)
-        return found
-
-    def _await_exit(self) -> Exited:
-        message, _ = self._from_zygote("exited", _EXIT_S)
-        return Exited(status=message["status"], survivors=message["survivors"])
-
-    def _from_zygote(self, op: str, patience_s: float, descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
-        """The zygote's next message, which has to be this one. Raises ``SandboxLost``."""
-        assert self._channel is not None
-        deadline = time.monotonic() + patience_s
-        try:
-            if not select.select([self._channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise SandboxLost(f"the zygote did not say {op!r} within {patience_s:g} s")
-            message, received = wire.receive(self._channel, descriptors)
-        except (wire.Closed, wire.WireError, OSError) as error:
-            raise SandboxLost(f"the zygote is gone: it did not say {op!r}") from error
-        if message.get("op") != op or message.get("number", self._number) != self._number:
-            for fd in received:
-                os.close(fd)
-            raise SandboxLost(f"the zygote said {message.get('message') or message.get('op')!r} instead of {op!r}")
-        return message, received
+        waiting = {processes.pid_of(made.pidfd) for made in self._standbys if made.pidfd >= 0}
+        return (pid for pid in found if pid not in waiting)
 
 
-def _drive(call: Call, request: Request, output_fd: int) -> tuple[dict[str, Any], float, float, float]:
-    """Load, setup, go, done: the last answer, and the seconds of each phase."""
-    call.await_confined()
-    if request.device != "cpu":
-        _open_device(call, request)
-    call.begin()
-    with memory.holding(request.code.encode(), "code") as code_fd:
-        _, load_s = call.ask("load", _load_message(request), [code_fd], "loaded")
-    setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
-    _, setup_s = call.ask("setup", setup, [output_fd], "ready")
-    done, call_s = call.ask(request.side, {"op": "go", "input_bytes": request.input_bytes}, [request.input_fd], "done")
-    return done, load_s, setup_s, call_s
-
-
-def _open_device(call: Call, request: Request) -> str:
-    """Have the jail open its device; the device's name. Nothing of the submission is there yet: a failure is ours."""
-    message = {"op": "open", "device": request.device, "device_memory_share": request.device_memory_share}
-    with memory.holding(b"", "nothing") as nothing:
-        try:
-            answer, _ = call.ask("open", message, [nothing], "opened")
-        except JailFault as fault:
-            raise SandboxLost(f"the device {request.device} cannot be used: {fault.message}") from fault
-    return str(answer["name"])
-
-
-def _load_message(request: Request) -> dict[str, Any]:
-    fields = (
-        "side",
-        "contract",
-        "seed",
-        "device",
-        "threads",
-        "memory_bytes",
-        "output_bytes",
-        "scratch_bytes",
-        "wall_s",
-    )
-    message = {name: getattr(request, name) for name in fields}
-    return {"op": "load", "mapped_bytes": _mapped_bytes(request), **message}
-
-
-def _mapped_bytes(request: Request) -> int:
-    """What is mapped into the jail by the service: the frames, and a decoder's bitstream."""
-    return request.geometry.nbytes + (request.input_bytes if request.side == "decode" else 0)
+_LIMITS_IN_JAIL = ("memory_bytes", "output_bytes", "scratch_bytes", "cpu_s", "open_files", "device_memory_bytes")
+_PROBE_LIMITS = CallLimits(
+    wall_s=_PROBE_S,
+    start_s=_PROBE_S,
+    cpu_s=_PROBE_S,
+    memory_bytes=2**40,
+    scratch_bytes=DEFAULT_SCRATCH_BYTES,
+    output_bytes=0,
+    log_bytes=4096,
+    device_memory_bytes=2**40,
+    threads=64,
+    open_files=512,
+)
 
 
 def _mapped(fd: int, size_bytes: int) -> mmap.mmap:

@@ -1,4 +1,4 @@
-"""The watchdog beside the kernel's limits: memory of the whole process tree, and the scratch directory's size."""
+"""The watchdog beside the kernel's limits: memory of the whole process tree, CPU time, threads, the scratch's size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from app.sandbox import processes
+from app.sandbox.request import CallLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Breach:
-    """A limit that was passed, in bytes."""
+    """A limit that was passed, in its unit."""
 
     error_type: str
     message: str
@@ -23,8 +24,8 @@ class Breach:
 class Watch:
     """Looks at a jail from outside, a few times a second.
 
-    ``memory_bytes`` is what the job may use above what the jail starts with; frames that are handed over
-    (``mapped_bytes``) are not counted against it. ``directory`` is None where the kernel bounds the scratch.
+    Frames that are handed over (``mapped_bytes``) are not counted against the memory. ``directory`` is the scratch
+    where the jail could not mount one; where it could, ``scratch_fd`` shows it, and what lies in it is memory too.
     """
 
     def __init__(
@@ -32,76 +33,126 @@ class Watch:
         *,
         pid: int,
         tree: Callable[[], Iterable[int]],
-        memory_bytes: int,
+        limits: CallLimits,
         mapped_bytes: int,
-        scratch_bytes: int,
         directory: str | None,
     ) -> None:
-        self.memory_bytes = memory_bytes
-        self.scratch_bytes = scratch_bytes
+        self.scratch_fd: int | None = None
+        self._limits = limits
         self._pid = pid
         self._tree = tree
         self._mapped_bytes = mapped_bytes
         self._directory = directory
         self._start_bytes = 0
+        self._start_cpu_s = 0.0
         self._peak_bytes = 0
-        self.begin()
-
-    def look(self) -> Breach | None:
-        """Measure once; what is breached, if anything."""
-        self._note_own_peak()
-        allowed = self.memory_bytes + self._mapped_bytes
-        if self._resident() > allowed:
-            used = self._proportional()
-            self._peak_bytes = max(self._peak_bytes, used)
-            if used > allowed:
-                message = f"the processes together held {used} bytes of memory, over the limit of {self.memory_bytes}"
-                return Breach(error_type="memory_limit", message=message, limit=self.memory_bytes, used=used)
-        return self._look_at_scratch()
+        self._threads = 0
+        self._cpu_s = 0.0
 
     def begin(self) -> None:
         """What the process holds now is what the jail starts with."""
-        now = processes.memory_of(self._pid)
+        now = processes.usage_of(self._pid)
         self._start_bytes = now.own_bytes if now else 0
+        self._start_cpu_s = processes.cpu_s_of(self._pid)
         self._peak_bytes = 0
+
+    def close(self) -> None:
+        """Let go of the scratch."""
+        fd, self.scratch_fd = self.scratch_fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def look(self) -> Breach | None:
+        """Measure once; what is breached, if anything."""
+        self._note()
+        return self._memory() or self._cpu() or self._count() or self._scratch()
+
+    def account(self, kind: str, limit: float | None, used: float | None) -> tuple[float | None, float | None]:
+        """The limit that was breached and what was used of it, as seen from here; else as the jail told it."""
+        self._note()
+        if kind == "memory_limit":
+            return self._limits.memory_bytes, self.used_bytes()
+        if kind == "disk_limit":
+            return self._limits.scratch_bytes, self._scratch_bytes()
+        if kind == "cpu_time_limit":
+            return self._limits.cpu_s, self._cpu_s
+        if kind == "process_limit" and limit is None:
+            return self._limits.threads, self._threads
+        return limit, used
 
     def used_bytes(self) -> int:
         """The most memory seen so far, above the start."""
-        self._note_own_peak()
         return self._peak_bytes
 
     def near_limit(self) -> bool:
-        return self._peak_bytes > 0.9 * self.memory_bytes
+        return self._peak_bytes > 0.9 * self._limits.memory_bytes
 
-    def _note_own_peak(self) -> None:
+    def _note(self) -> None:
         """The kernel's high-water mark counts mapped library pages too; those that are mapped now are taken off."""
-        now = processes.memory_of(self._pid)
+        now = processes.usage_of(self._pid)
         if now is not None:
             high = max(now.own_bytes, now.peak_bytes - now.file_bytes)
             self._peak_bytes = max(self._peak_bytes, high - self._start_bytes)
+            self._threads = now.threads
+            self._cpu_s = max(self._cpu_s, processes.cpu_s_of(self._pid) - self._start_cpu_s)
+
+    def _memory(self) -> Breach | None:
+        scratch = self._mounted_bytes()
+        allowed = self._limits.memory_bytes + self._mapped_bytes
+        if self._resident() + scratch <= allowed:
+            return None
+        used = self._proportional() + scratch
+        self._peak_bytes = max(self._peak_bytes, used)
+        if used <= allowed:
+            return None
+        limit = self._limits.memory_bytes
+        message = f"the process held {used} bytes of memory, its scratch included, over the limit of {limit}"
+        return Breach(error_type="memory_limit", message=message, limit=limit, used=used)
 
     def _resident(self) -> int:
         """An upper bound: pages that forked processes share are counted for each."""
-        found = (processes.memory_of(pid) for pid in self._tree())
-        return sum(max(0, memory.own_bytes - self._start_bytes) for memory in found if memory)
+        found = (processes.usage_of(pid) for pid in self._tree())
+        return sum(max(0, usage.own_bytes - self._start_bytes) for usage in found if usage)
 
     def _proportional(self) -> int:
         """Every page counted once. Slower, so it is asked only where the upper bound is over the limit."""
         pids = list(self._tree())
-        if len(pids) == 1:
+        if len(pids) <= 1:
             return self._resident()
         # What the zygote had before the fork is shared with it, and is nobody's here.
         shared = self._start_bytes * len(pids) // (len(pids) + 1)
         return max(0, sum(map(processes.proportional_of, pids)) - shared)
 
-    def _look_at_scratch(self) -> Breach | None:
-        if self._directory is None:
+    def _cpu(self) -> Breach | None:
+        limit, used = self._limits.cpu_s, self._cpu_s
+        if used <= limit:
             return None
-        used = _size_of(self._directory)
-        if used <= self.scratch_bytes:
+        message = f"the process used {used:.2f} s of CPU time, over the limit of {limit:g} s"
+        return Breach(error_type="cpu_time_limit", message=message, limit=limit, used=used)
+
+    def _count(self) -> Breach | None:
+        limit, used = self._limits.threads, self._threads
+        if used <= limit:
             return None
-        message = f"the scratch directory held {used} bytes, over the limit of {self.scratch_bytes}"
-        return Breach(error_type="disk_limit", message=message, limit=self.scratch_bytes, used=used)
+        message = f"the process had {used} threads, over the limit of {limit}"
+        return Breach(error_type="process_limit", message=message, limit=limit, used=used)
+
+    def _scratch(self) -> Breach | None:
+        """Where the scratch is mounted, the kernel bounds it."""
+        limit = self._limits.scratch_bytes
+        if self._directory is None or (used := self._scratch_bytes()) <= limit:
+            return None
+        message = f"the scratch directory held {used} bytes, over the limit of {limit}"
+        return Breach(error_type="disk_limit", message=message, limit=limit, used=used)
+
+    def _scratch_bytes(self) -> int:
+        return self._mounted_bytes() if self._directory is None else _size_of(self._directory)
+
+    def _mounted_bytes(self) -> int:
+        if self.scratch_fd is None:
+            return 0
+        told = os.fstatvfs(self.scratch_fd)
+        return (told.f_blocks - told.f_bfree) * told.f_frsize
 
 
 def _size_of(directory: str) -> int:

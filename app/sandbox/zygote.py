@@ -2,7 +2,8 @@
 
 It is exec'ed by an evaluator, never forked from it, has one socket, no thread and no loop of anybody else's, and ends
 with its parent. It never touches CUDA: a child could not use a device that its parent had opened. Where the machine
-allows, it is the first process of a PID namespace, so that nothing that a jail leaves behind can outlive it.
+allows, it is the first process of a PID namespace, so that nothing that a jail leaves behind can outlive it, and lives
+in a minimal root, so that no jail ever sees the machine's files.
 
 Messages in: ``fork`` (with the job socket and two log pipes). Messages out: ``ready``, ``forked`` (with a pidfd),
 ``failed`` and ``exited`` (with the wait status).
@@ -16,12 +17,14 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from app.sandbox import isolation, jail, nest, processes, syscalls, wire
+from app.sandbox import isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
 
 _SWEEPS = 200
+_JAILS_A_ZYGOTE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +35,30 @@ class Child:
     nest: nest.Nest | None
 
 
-def main(socket_fd: int, parent_pid: int, *, namespaces: bool = True) -> None:
+def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda: bool = False) -> None:
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
     # Control-C in a terminal reaches the whole foreground group; how to stop is for the service to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    layers = isolation.enter_namespaces() if namespaces else ()
+    own_number = os.getpid()
+    layers = frozenset(offer.layers(without, cuda=cuda))
+    namespaces = [name for name in isolation.NAMESPACES if name in layers]
+    if namespaces:
+        isolation.enter(namespaces)
     if "pid_namespace" in layers:
         _become_first_process(socket_fd)
     syscalls.set_child_subreaper()
     channel = socket.socket(fileno=socket_fd)
     versions = _warm_up()
-    zygote = Zygote(channel, layers)
+    zygote = Zygote(channel, layers, cuda=cuda, first_uid=own_number * _JAILS_A_ZYGOTE)
     gc.collect()
     gc.freeze()
     tasks = len(os.listdir("/proc/self/task"))
     if tasks != 1:
         raise RuntimeError(f"the zygote has {tasks} threads: its children could not be trusted to run")
-    wire.send(channel, {"op": "ready", "layers": isolation.in_force(layers), "versions": versions})
+    told = [name for name in offer.LAYERS if name in layers]
+    wire.send(channel, {"op": "ready", "layers": told, "versions": versions})
     zygote.serve()
 
 
@@ -97,12 +105,23 @@ def _hide_ourselves() -> None:
 
 
 class Zygote:
-    """Forks a child per request and reports how each ended."""
+    """Forks a child per request and reports how each ended. Making it is entering the minimal root."""
 
-    def __init__(self, channel: socket.socket, layers: tuple[str, ...]) -> None:
+    def __init__(self, channel: socket.socket, layers: frozenset[str], *, cuda: bool, first_uid: int) -> None:
         self._channel = channel
         self._layers = layers
+        self._cuda = cuda
+        self._first_uid = first_uid
         self._children: dict[int, Child] = {}
+        self._view = root.view(cuda=cuda)
+        self._filter = seccomp.Filter(cuda=cuda) if "seccomp" in layers else None
+        self._ruleset: int | None = None
+        if "minimal_root" in layers:
+            root.enter(self._view)
+            if "landlock" in layers:
+                self._ruleset = isolation.ruleset(self._view, layers, root.SCRATCH)
+        if "undumpable" in layers:
+            syscalls.set_undumpable()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
         self._nest = self._make_nest()
 
@@ -164,15 +183,22 @@ class Zygote:
         try:
             # Nothing may close a descriptor number that the child has given another meaning.
             self._channel.detach()
-            isolation.settle_descriptors(*descriptors)
+            ruleset_fd = isolation.settle_descriptors(*descriptors, kept=self._ruleset)
             jail.run(
                 isolation.Confinement(
                     directory=message["directory"],
                     scratch_bytes=message["scratch_bytes"],
                     zygote_pid=zygote_pid,
                     layers=self._layers,
+                    uid=isolation.uid_of(self._first_uid + message["number"] % _JAILS_A_ZYGOTE),
+                    view=self._view,
+                    cuda=self._cuda,
+                    ruleset_fd=ruleset_fd,
+                    filter=self._filter,
                 )
             )
+        except BaseException:  # noqa: BLE001 - a bug of ours; the supervisor shows what is printed here
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(70)
 

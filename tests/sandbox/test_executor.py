@@ -26,13 +26,11 @@ from tests.sandbox.works import work, write_suite
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Gives itself a name, detaches a copy of itself, and never ends.
+# Gives itself a name, and never ends.
 ENDLESS = """
-import ctypes, os, time
+import ctypes, time
 def encode(frames, ctx):
     ctypes.CDLL(None).prctl(15, b"{mark}", 0, 0, 0)
-    if os.fork() == 0:
-        os.setsid()
     time.sleep(60)
 """
 
@@ -63,9 +61,10 @@ def evaluator_of(executor: LocalExecutor) -> int:
     raise AssertionError("there is no evaluator")
 
 
-async def started(mark: str, count: int = 2) -> None:
-    while len(marked(mark)) < count:  # noqa: ASYNC110 - what is awaited is another process's doing
-        await asyncio.sleep(0.02)
+async def started(mark: str) -> None:
+    async with asyncio.timeout(30):
+        while not marked(mark):  # noqa: ASYNC110 - what is awaited is another process's doing
+            await asyncio.sleep(0.02)
 
 
 async def test_a_job_is_measured_and_its_progress_told(executor: LocalExecutor) -> None:

@@ -42,14 +42,14 @@ def test_memory_beyond_the_limit(lab: Lab, body: str) -> None:
     assert fault.used is not None
 
 
-def test_memory_of_forked_processes_counts_together(each_lab: Lab) -> None:
+def test_memory_of_forked_processes_counts_together(each_forking_lab: Lab) -> None:
     """Each stays below the limit alone."""
-    fault = fault_of(each_lab, FORKED, replace(LIMITS, memory_bytes=200 << 20))
+    fault = fault_of(each_forking_lab, FORKED, replace(LIMITS, memory_bytes=200 << 20))
     assert fault.error_type is ErrorType.MEMORY_LIMIT
     assert fault.used is not None and fault.used > 200 << 20
 
 
-def test_a_forked_copy_is_not_counted_twice(each_lab: Lab) -> None:
+def test_a_forked_copy_is_not_counted_twice(each_forking_lab: Lab) -> None:
     """120 MB shared between three processes stay below 256 MB."""
     body = """
     import os, time
@@ -60,7 +60,7 @@ def test_a_forked_copy_is_not_counted_twice(each_lab: Lab) -> None:
     time.sleep(0.4)
     return b'fine'
     """
-    encoded = each_lab.encode(in_encode(body), limits=replace(LIMITS, memory_bytes=256 << 20))
+    encoded = each_forking_lab.encode(in_encode(body), limits=replace(LIMITS, memory_bytes=256 << 20))
     assert encoded.bitstream == b"fine"
 
 

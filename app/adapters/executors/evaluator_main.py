@@ -29,7 +29,8 @@ from app.evaluator.measure import warm_up
 from app.evaluator.pipeline import evaluate
 from app.ports import Outcome, Progress, Succeeded, Work
 from app.sandbox import syscalls
-from app.sandbox.call import SandboxLost
+from app.sandbox.request import SandboxLost
+from app.sandbox.standby import Device
 from app.sandbox.supervisor import Supervisor
 
 _WORK = TypeAdapter(Work)
@@ -49,6 +50,7 @@ class Settings:
     slots: int
     data_dir: str
     threads: int
+    jail_minimum: str
     socket_fd: int
     parent_pid: int
     note: str | None = None
@@ -58,7 +60,10 @@ class Evaluator:
     def __init__(self, settings: Settings, control: Control) -> None:
         self._settings = settings
         self._control = control
-        self._supervisor = Supervisor()
+        device = None
+        if settings.device != "cpu":
+            device = Device(name=settings.device, memory_share=_DEVICE_MEMORY_SHARE / settings.slots)
+        self._supervisor = Supervisor(minimum=settings.jail_minimum, device=device)
         # The zygote imports torch while this process imports and compiles what it measures with.
         self._supervisor.start()
         data_dir = Path(settings.data_dir)
@@ -69,9 +74,8 @@ class Evaluator:
     def warm(self) -> None:
         """Everything that the first attempt would otherwise wait for. Raises ``SandboxLost``."""
         warm_up()
-        self._supervisor.warm()
-        if self._settings.device != "cpu":
-            self._device_name = self._supervisor.probe(self._settings.device)
+        self._device_name = self._supervisor.probe() or self._device_name
+        self._supervisor.rest()
 
     def ready(self) -> dict[str, Any]:
         return {
@@ -88,6 +92,7 @@ class Evaluator:
             message = self._control.receive()
             if message["op"] == "run":
                 self._control.send(self._answer(_WORK.validate_python(message["work"], strict=False)))
+                self._supervisor.rest()
 
     def _answer(self, work: Work) -> dict[str, Any]:
         self._control.begin(work.job_id, work.attempt)
@@ -113,9 +118,7 @@ class Evaluator:
             frame_format=spec.frame_format,
             limits=spec.limits,
             seed=spec.seed,
-            device=self._settings.device,
             threads=self._settings.threads,
-            device_memory_share=_DEVICE_MEMORY_SHARE / self._settings.slots,
             interrupt=self._control,
         )
         suite = next((suite for suite in self._catalogue.suites() if suite.name == spec.suite), None)

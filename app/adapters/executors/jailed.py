@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from app.domain.evaluation import Params
 from app.domain.job import ErrorType, Fault, Limits, Stage
 from app.evaluator.codec import Decoded, Encoded, FrameBuffer, Geometry, Layout
 from app.sandbox import memory
-from app.sandbox.call import Interrupt, JailFault, Request, SandboxLost
+from app.sandbox.call import Interrupt
 from app.sandbox.contracts import CONTRACTS
 from app.sandbox.contracts import base as contract_base
-from app.sandbox.supervisor import Finished, Supervisor
+from app.sandbox.request import CallLimits, Finished, JailFault, Request, SandboxLost
+from app.sandbox.supervisor import Supervisor
 
 _STAGES = {"fork": Stage.LOAD, "load": Stage.LOAD, "setup": Stage.LOAD, "encode": Stage.ENCODE, "decode": Stage.DECODE}
 _SIDES = {"encode": "encoder", "decode": "decoder"}
@@ -33,9 +35,7 @@ class JailedCodec:
         frame_format: str,
         limits: Limits,
         seed: int = 0,
-        device: str = "cpu",
         threads: int = 1,
-        device_memory_share: float = 0.9,
         interrupt: Interrupt | None = None,
     ) -> None:
         self.layout = Layout(CONTRACTS[contract].layouts[frame_format])
@@ -43,17 +43,7 @@ class JailedCodec:
         self._code = {"encode": encoder, "decode": decoder}
         self._limits = limits
         self._interrupt = interrupt
-        self._common: dict[str, Any] = {
-            "contract": contract,
-            "memory_bytes": limits.memory_bytes,
-            "output_bytes": limits.output_bytes,
-            "scratch_bytes": limits.scratch_bytes,
-            "log_bytes": limits.log_bytes,
-            "seed": seed,
-            "device": device,
-            "threads": threads,
-            "device_memory_share": device_memory_share,
-        }
+        self._common: dict[str, Any] = {"contract": contract, "seed": seed, "threads": threads}
 
     def encode(self, frames: FrameBuffer, params: Params, *, wall_s: float) -> Encoded:
         geometry = frames.geometry
@@ -90,7 +80,7 @@ class JailedCodec:
             geometry=_geometry(geometry),
             input_fd=fd,
             input_bytes=size_bytes,
-            wall_s=wall_s,
+            limits=_call_limits(self._limits, wall_s),
             params=params,
             **self._common,
         )
@@ -100,6 +90,12 @@ class JailedCodec:
             raise WorkerLost(str(error)) from error
         except JailFault as fault:
             raise SubmissionError(_fault(fault, side)) from fault
+
+
+def _call_limits(limits: Limits, wall_s: float) -> CallLimits:
+    """What the job may use, as one call may; ``wall_s`` is what is left for it."""
+    named = {field.name: getattr(limits, field.name) for field in fields(CallLimits)}
+    return CallLimits(**{**named, "wall_s": wall_s})
 
 
 def _geometry(geometry: Geometry) -> contract_base.Geometry:

@@ -22,6 +22,7 @@ from app.domain.job import Fault
 from app.domain.lanes import Lane
 from app.ports import Failed, Outcome, Progress, Ready, Succeeded, Work
 from app.sandbox import environment
+from app.sandbox.offer import DEFAULT_MINIMUM
 
 CANCEL_S = 0.5
 _READY_S = 180.0
@@ -74,11 +75,14 @@ class _Link:
 class LocalExecutor:
     """Implements ``ports.Executor``. Must be used from one event loop, whose thread starts the evaluator."""
 
-    def __init__(self, *, lane: Lane, slot: int, data_dir: Path, threads: int = 1) -> None:
+    def __init__(
+        self, *, lane: Lane, slot: int, data_dir: Path, threads: int = 1, jail_minimum: str = DEFAULT_MINIMUM
+    ) -> None:
         self._lane = lane
         self._slot = slot
         self._data_dir = data_dir
         self._threads = threads
+        self._jail_minimum = jail_minimum
         self._link: _Link | None = None
         self._ready: Ready | None = None
         self._failures = 0
@@ -142,6 +146,7 @@ class LocalExecutor:
                     "note": self._lane.note,
                     "data_dir": str(self._data_dir),
                     "threads": self._threads,
+                    "jail_minimum": self._jail_minimum,
                     "socket_fd": theirs.fileno(),
                     "parent_pid": os.getpid(),
                 }

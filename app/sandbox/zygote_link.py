@@ -1,0 +1,107 @@
+"""The supervisor's end of one zygote: the process, its channel, and its answers sorted by jail."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from app.sandbox import environment, wire
+from app.sandbox.request import SandboxLost
+
+READY_S = 120.0
+
+_ROOT = Path(__file__).resolve().parents[2]
+_BOOT = (
+    "import json, sys; sys.path.insert(0, sys.argv[1]); from app.sandbox import zygote; sys.path.pop(0); "
+    "zygote.main(**json.loads(sys.argv[2]))"
+)
+
+Answer = tuple[dict[str, Any], list[int]]
+
+
+class ZygoteLink:
+    """Starts the zygote; ``close`` ends it and with it every jail.
+
+    ``layers`` and ``versions`` are what it said when it got ready, empty before.
+    """
+
+    def __init__(self, *, without: Collection[str], cuda: bool) -> None:
+        self.layers: tuple[str, ...] = ()
+        self.versions: dict[str, str] = {}
+        self._answers: dict[tuple[str, int], Answer] = {}
+        self.channel, theirs = wire.pair()
+        settings = {"socket_fd": theirs.fileno(), "parent_pid": os.getpid(), "without": list(without), "cuda": cuda}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-c", _BOOT, str(_ROOT), json.dumps(settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env=environment.for_zygote(),
+                pass_fds=[theirs.fileno()],
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def await_ready(self) -> None:
+        """Raises ``SandboxLost``."""
+        if not self.layers:
+            message, _ = self.answer("ready", 0, READY_S)
+            self.layers = tuple(message["layers"])
+            self.versions = message["versions"]
+
+    def ask(self, message: dict[str, Any], descriptors: Collection[int]) -> None:
+        """Send without waiting for the answer. Raises ``SandboxLost``."""
+        try:
+            wire.send(self.channel, message, list(descriptors))
+        except wire.Closed:
+            raise SandboxLost("the zygote is gone") from None
+
+    def said(self, op: str, number: int) -> bool:
+        """Whether this answer has come already."""
+        while select.select([self.channel], [], [], 0)[0]:
+            self._take_one()
+        return (op, number) in self._answers
+
+    def answer(self, op: str, number: int, patience_s: float) -> Answer:
+        """The answer about this jail, whatever comes before it. Raises ``SandboxLost``."""
+        deadline = time.monotonic() + patience_s
+        while (op, number) not in self._answers:
+            if ("failed", number) in self._answers:
+                message, _ = self._answers.pop(("failed", number))
+                raise SandboxLost(f"the zygote could not make a jail: {message.get('message')}")
+            if not select.select([self.channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise SandboxLost(f"the zygote did not say {op!r} within {patience_s:g} s")
+            self._take_one()
+        return self._answers.pop((op, number))
+
+    def _take_one(self) -> None:
+        try:
+            message, received = wire.receive(self.channel, descriptors=1)
+        except (wire.Closed, wire.WireError, OSError) as error:
+            raise SandboxLost("the zygote is gone") from error
+        self._answers[(message["op"], message.get("number", 0))] = (message, received)
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        for _, received in self._answers.values():
+            for fd in received:
+                os.close(fd)
+        self._answers.clear()
+        self.layers = ()
+        self.channel.close()
+        self._process.kill()
+        self._process.wait()
