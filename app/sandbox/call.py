@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import select
 import signal
 import time
@@ -113,15 +114,19 @@ class Call:
         if select.select([self._channel], [], [], 0)[0]:
             self._receive()
             self.violated("a message that nobody asked for")
+        # The answer has to repeat it: one that was sent before the question cannot.
+        token = secrets.token_hex(8)
         start = time.perf_counter()
         try:
-            wire.send(self._channel, message, descriptors)
+            wire.send(self._channel, {**message, "token": token}, descriptors)
         except wire.Closed:
             self._gone()
         except wire.WireError as error:
             self._fault("contract_violation", f"the params are too large: {error}")
         reply = self._reply()
         took = time.perf_counter() - start
+        if reply.get("token") != token:
+            self.violated("an answer to another question")
         if reply.get("op") == "failed":
             self._reported(reply)
         if reply.get("op") != answer:

@@ -72,7 +72,8 @@ def describe(error: BaseException) -> dict[str, Any]:
             }
         return {"error_type": kind_of(error), "message": summary(error), "traceback": own_traceback(error)}
     except BaseException:  # noqa: BLE001 - the submission's exception may be built to fail here
-        kind = "memory_limit" if isinstance(error, MemoryError) else "exception"
+        # Nothing here may ask the exception itself: isinstance, for one, would ask its __class__.
+        kind = "memory_limit" if issubclass(type(error), MemoryError) else "exception"
         message = f"{type.__getattribute__(type(error), '__name__')}, which could not be described"
         return {"error_type": kind, "message": message[:MAX_MESSAGE_CHARS], "traceback": None}
 
@@ -105,7 +106,9 @@ def summary(error: BaseException) -> str:
     """One line: the exception's type and text."""
     if isinstance(error, SystemExit):
         return f"SystemExit: the code called sys.exit({error.code!r})"[:MAX_MESSAGE_CHARS]
-    lines = list(traceback.TracebackException.from_exception(error).format_exception_only())
+    told = traceback.TracebackException.from_exception(error)
+    told.__notes__ = None  # they would come last
+    lines = list(told.format_exception_only())
     return (lines[-1] if lines else type(error).__name__).strip()[:MAX_MESSAGE_CHARS]
 
 

@@ -11,7 +11,6 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from app.sandbox import environment, landlock, limits, root, seccomp, syscalls
@@ -20,6 +19,7 @@ from app.sandbox.root import SCRATCH, SHARED_MEMORY, View
 JOB_FD = 3
 _FIRST_FREE_FD = 64
 _PAGE_BYTES = 4096  # a tmpfs of size 0 would have no bound
+_SCRATCH_FILES = 20_000
 _HOST_NAME = "jail"
 
 NAMESPACES = {
@@ -94,11 +94,7 @@ def settle_descriptors(job: int, out: int, err: int, kept: int | None) -> int | 
     places = (0, 1, 2, JOB_FD, JOB_FD + 1)[: len(moved)]
     for fd, place in zip(moved, places, strict=True):
         os.dup2(fd, place, inheritable=place < JOB_FD)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > places[-1]:
-            # One of them was the listing's own and is closed already.
-            with suppress(OSError):
-                os.close(int(name))
+    os.closerange(places[-1] + 1, os.sysconf("SC_OPEN_MAX"))
     return None if kept is None else places[-1]
 
 
@@ -132,7 +128,8 @@ def own_ipc(_: Confinement) -> None:
 def private_scratch(confinement: Confinement) -> None:
     """A tmpfs in place of the machine's shared memory, which goes with the process."""
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-    options = f"mode=0711,size={max(confinement.scratch_bytes, _PAGE_BYTES)}"
+    size_bytes = max(confinement.scratch_bytes, _PAGE_BYTES)
+    options = f"mode=0711,size={size_bytes},nr_inodes={_SCRATCH_FILES}"
     syscalls.mount("scratch", SHARED_MEMORY, "tmpfs", flags, options)
     os.mkdir(SCRATCH, 0o700)
 
@@ -163,6 +160,10 @@ def become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def no_bounding_set(_: Confinement) -> None:
+    syscalls.drop_bounding_set()
+
+
 def no_capabilities(_: Confinement) -> None:
     syscalls.drop_capabilities()
 
@@ -171,15 +172,20 @@ def no_new_privileges(_: Confinement) -> None:
     syscalls.set_no_new_privs()
 
 
-def undumpable(_: Confinement) -> None:
-    syscalls.set_undumpable()
+def undumpable(confinement: Confinement) -> None:
+    """Nobody of the same user can look in. Where the scratch is a folder of the machine, the supervisor has to: deleted
+    files that are still open show in its descriptors alone. Landlock keeps other jails from looking there."""
+    if "scratch_tmpfs" in confinement.layers or "landlock" not in confinement.layers:
+        syscalls.set_undumpable()
+    else:
+        syscalls.set_dumpable()
 
 
 def restrict_files(confinement: Confinement) -> None:
     fd = confinement.ruleset_fd
     if fd is None:
         # The scratch is the current folder, which can be opened even if the folders above it cannot.
-        fd = ruleset(confinement.view, confinement.layers, os.curdir)
+        fd = own_ruleset(rules(confinement.view, confinement.layers), os.curdir)
     syscalls.landlock_restrict(fd)
     os.close(fd)
 
@@ -189,17 +195,23 @@ def filter_calls(confinement: Confinement) -> None:
     confinement.filter.install()
 
 
-def ruleset(view: View, layers: frozenset[str], scratch: str) -> int:
+def rules(view: View, layers: frozenset[str]) -> landlock.Rules:
     """Landlock's rules. In a minimal root, whose own files nobody can write, they are the same for every jail.
 
     A rule for what will be mounted on a directory has to be on the directory above it: Landlock, on its way up from a
     file, passes over the one that is hidden by the mount.
     """
     if "minimal_root" in layers:
-        return landlock.ruleset(read=("/",), write=(os.path.dirname(SHARED_MEMORY),), devices=view.devices)
-    return landlock.ruleset(read=view.readable(), write=(scratch,), devices=view.devices)
+        return landlock.Rules(read=("/",), write=(os.path.dirname(SHARED_MEMORY),), devices=view.devices)
+    return landlock.Rules(read=view.readable(), write=(), devices=view.devices)
 
 
+def own_ruleset(shared: landlock.Rules, scratch: str) -> int:
+    """In a jail that sees the machine's files: its own scratch and its own part of /proc beside what all may read."""
+    return shared.ruleset(read=root.OWN_PROC_FILES, write=(scratch,))
+
+
+ALWAYS = "always"
 Layer = Callable[[Confinement], None]
 
 # The order matters: what needs privileges comes first, what takes them away after it, the filter last of all.
@@ -210,8 +222,10 @@ CHILD_LAYERS: tuple[tuple[str, Layer], ...] = (
     ("mount_namespace", own_mounts),
     ("ipc_namespace", own_ipc),
     ("scratch_tmpfs", private_scratch),
-    ("single_use_process", enter_scratch),
+    (ALWAYS, enter_scratch),
     ("rlimits", common_limits),
+    # While this process may: a change of uid takes the right to do so.
+    ("no_capabilities", no_bounding_set),
     ("own_uid", own_uid),
     ("no_capabilities", no_capabilities),
     ("no_new_privs", no_new_privileges),
@@ -237,7 +251,7 @@ def seal(confinement: Confinement) -> None:
 
 def _apply(layers: Sequence[tuple[str, Layer]], confinement: Confinement) -> None:
     for name, layer in layers:
-        if name not in confinement.layers:
+        if name != ALWAYS and name not in confinement.layers:
             continue
         try:
             layer(confinement)

@@ -104,7 +104,7 @@ class Session:
             except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too are the submission's
                 answer = _failure(error)
             _flush()
-            wire.send(self._channel, answer)
+            wire.send(self._channel, {**answer, "token": message.get("token")})
 
     def open(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Open the device, and only then put the last layer in place: the driver needs calls that nobody else does."""

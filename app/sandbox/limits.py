@@ -8,6 +8,7 @@ import resource
 _MOST_OPEN_FILES = 4096
 _CPU_GRACE_S = 2
 _SPARE_THREADS = 16
+_PENDING_SIGNALS = 1024  # timers count here too
 _REPORT_BYTES = 64 * 1024 * 1024
 
 
@@ -15,6 +16,7 @@ def limit_always() -> None:
     """What every jail gets before it knows its job: no core dumps, no message queues, few open files."""
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_MSGQUEUE, 0)
+    _set(resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS)
     _set(resource.RLIMIT_NOFILE, _MOST_OPEN_FILES)
 
 

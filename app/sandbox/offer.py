@@ -177,7 +177,7 @@ def _try_uid(found: frozenset[str], cuda: bool) -> None:
 
 def _try_landlock(found: frozenset[str], cuda: bool) -> None:
     syscalls.set_no_new_privs()
-    syscalls.landlock_restrict(landlock.ruleset(read=(), write=(), devices=()))
+    syscalls.landlock_restrict(landlock.Rules(read=(), write=(), devices=()).ruleset())
 
 
 def _try_seccomp(found: frozenset[str], cuda: bool) -> None:

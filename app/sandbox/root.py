@@ -30,7 +30,12 @@ PACKAGES = (
 _WHEEL_LIBRARIES = ("numpy.libs", "av.libs", "pillow.libs", "opencv_python_headless.libs")
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
-_PROC_FILES = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/proc/loadavg")
+# Of its own part of /proc a jail does not see what is below ``net`` and ``task``: the machine's connections.
+OWN_PROC_FILES = tuple(
+    f"/proc/self/{name}"
+    for name in ("auxv", "cmdline", "comm", "fd", "fdinfo", "limits", "maps", "smaps", "stat", "statm", "status")
+)
+_PROC_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/proc/loadavg")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CUDA_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*")
 _CUDA_FOLDERS = ("/sys", "/usr/local/nvidia", "/usr/local/cuda")

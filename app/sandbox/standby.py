@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import socket
+import subprocess
 import tempfile
 from dataclasses import dataclass
 
@@ -63,8 +64,14 @@ class Standby:
         self.remove_directory()
 
     def remove_directory(self) -> None:
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory is None:
+            return
+        try:
+            shutil.rmtree(self.directory)
+        except (OSError, RecursionError):
+            # Folders nested thousands deep, or locked by their modes: these tools know how.
+            for tool in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+                subprocess.run([*tool, "--", self.directory], check=False, stderr=subprocess.DEVNULL)
 
 
 def order(

@@ -16,9 +16,6 @@ FILES: Numbers = {
     "pwrite64": (18, 68),
     "preadv": (295, 69),
     "pwritev": (296, 70),
-    "open": (2, None),
-    "openat": (257, 56),
-    "openat2": (437, 437),
     "creat": (85, None),
     "close": (3, 57),
     "close_range": (436, 436),
@@ -79,7 +76,6 @@ MEMORY: Numbers = {
     "munmap": (11, 215),
     "mremap": (25, 216),
     "brk": (12, 214),
-    "madvise": (28, 233),
     "msync": (26, 227),
     "get_mempolicy": (239, 236),
     "pkey_alloc": (330, 289),
@@ -184,6 +180,10 @@ MESSAGES: Numbers = {
     "recvfrom": (45, 207),
 }
 FILTERED: Numbers = {
+    "madvise": (28, 233),
+    "open": (2, None),
+    "openat": (257, 56),
+    "openat2": (437, 437),
     "mmap": (9, 222),
     "clone": (56, 220),
     "clone3": (435, 435),

@@ -106,6 +106,11 @@ def set_undumpable() -> None:
     _check("prctl(PR_SET_DUMPABLE)", _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
+def set_dumpable() -> None:
+    """The opposite, after a parent's choice or a change of uid."""
+    _check("prctl(PR_SET_DUMPABLE)", _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+
+
 def set_no_new_privs() -> None:
     _check("prctl(PR_SET_NO_NEW_PRIVS)", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
@@ -125,12 +130,16 @@ class _CapabilityData(ctypes.Structure):
     )
 
 
-def drop_capabilities() -> None:
-    """Give up every capability, for good: the bounding set too, as far as this process may."""
+def drop_bounding_set() -> None:
+    """No program that this process might execute could have a capability."""
     for number in range(_MAX_CAPABILITIES):
         # EINVAL past the last one; EPERM where there is nothing to give up, since CAP_SETPCAP itself is not held.
         if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break
+            return
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, for good."""
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header, data = _CapabilityHeader(_CAPABILITY_VERSION_3, 0), _CapabilityData()
     _check("capset", _libc.capset(ctypes.byref(header), ctypes.byref(data)))
@@ -140,7 +149,11 @@ class _Ruleset(ctypes.Structure):
     _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
 
 
-class _PathRule(ctypes.Structure):
+class PathRule(ctypes.Structure):
+    """What is ``allowed`` at the path that ``parent_fd`` is open on, and below it."""
+
+    allowed: int
+    parent_fd: int
     _pack_ = 1
     _layout_ = "ms"
     _fields_ = (("allowed", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
@@ -167,8 +180,7 @@ def landlock_ruleset(abi: int, *, fs: int, net: int, scoped: int) -> int:
     return call("landlock_create_ruleset", _SYS_LANDLOCK_CREATE_RULESET, attributes, size, 0)
 
 
-def landlock_allow(ruleset_fd: int, path_fd: int, allowed: int) -> None:
-    rule = _PathRule(allowed, path_fd)
+def landlock_allow(ruleset_fd: int, rule: PathRule) -> None:
     call("landlock_add_rule", _SYS_LANDLOCK_ADD_RULE, ruleset_fd, _RULE_PATH_BENEATH, rule, 0)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from app.sandbox import processes
 from app.sandbox.request import CallLimits
 
+_ENTRY_BYTES = 4096
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Breach:
@@ -146,7 +148,9 @@ class Watch:
         return Breach(error_type="disk_limit", message=message, limit=limit, used=used)
 
     def _scratch_bytes(self) -> int:
-        return self._mounted_bytes() if self._directory is None else _size_of(self._directory)
+        if self._directory is None:
+            return self._mounted_bytes()
+        return _size_of(self._directory) + processes.deleted_bytes_of(self._pid, self._directory)
 
     def _mounted_bytes(self) -> int:
         if self.scratch_fd is None:
@@ -156,9 +160,13 @@ class Watch:
 
 
 def _size_of(directory: str) -> int:
-    total = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+    """Bytes on the disk, each entry with at least a block; folders too deep to be named are not counted."""
+    total, waiting = 0, [directory]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    total += max(_ENTRY_BYTES, entry.stat(follow_symlinks=False).st_blocks * 512)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
     return total

@@ -48,7 +48,8 @@ def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda
         isolation.enter(namespaces)
     if "pid_namespace" in layers:
         _become_first_process(socket_fd)
-    syscalls.set_child_subreaper()
+    if "descendants_killed" in layers:
+        syscalls.set_child_subreaper()
     channel = socket.socket(fileno=socket_fd)
     versions = _warm_up()
     zygote = Zygote(channel, layers, cuda=cuda, first_uid=own_number * _JAILS_A_ZYGOTE)
@@ -115,11 +116,11 @@ class Zygote:
         self._children: dict[int, Child] = {}
         self._view = root.view(cuda=cuda)
         self._filter = seccomp.Filter(cuda=cuda) if "seccomp" in layers else None
-        self._ruleset: int | None = None
         if "minimal_root" in layers:
             root.enter(self._view)
-            if "landlock" in layers:
-                self._ruleset = isolation.ruleset(self._view, layers, root.SCRATCH)
+        self._rules = isolation.rules(self._view, layers) if "landlock" in layers else None
+        # One serves all where the scratch is always in the same place.
+        self._ruleset = self._rules.ruleset() if self._rules is not None and "minimal_root" in layers else None
         if "undumpable" in layers:
             syscalls.set_undumpable()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
@@ -180,10 +181,12 @@ class Zygote:
         pid = os.fork()
         if pid:
             return pid
+        log = descriptors[-1]
         try:
             # Nothing may close a descriptor number that the child has given another meaning.
             self._channel.detach()
-            ruleset_fd = isolation.settle_descriptors(*descriptors, kept=self._ruleset)
+            ruleset_fd = isolation.settle_descriptors(*descriptors, kept=self._ruleset_for(message["directory"]))
+            log = 2
             jail.run(
                 isolation.Confinement(
                     directory=message["directory"],
@@ -198,9 +201,15 @@ class Zygote:
                 )
             )
         except BaseException:  # noqa: BLE001 - a bug of ours; the supervisor shows what is printed here
-            os.write(2, traceback.format_exc().encode())
+            os.write(log, traceback.format_exc().encode())
         finally:
             os._exit(70)
+
+    def _ruleset_for(self, directory: str) -> int | None:
+        """In a child: Landlock's rules, where its scratch is there already."""
+        if self._ruleset is not None or self._rules is None or "scratch_tmpfs" in self._layers:
+            return self._ruleset
+        return isolation.own_ruleset(self._rules, directory)
 
     def _bury(self, child: Child) -> None:
         """Reap the child, end whatever of it is left, and report."""
@@ -209,7 +218,7 @@ class Zygote:
         left = 0
         if child.nest is not None:
             child.nest.end()
-        else:
+        elif "descendants_killed" in self._layers:
             known = {other.pid for other in self._children.values()}
             left = processes.kill_orphans(known, sweeps=_SWEEPS)
         wire.send(self._channel, {"op": "exited", "number": child.number, "status": status, "survivors": left})

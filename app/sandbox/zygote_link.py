@@ -35,6 +35,7 @@ class ZygoteLink:
     def __init__(self, *, without: Collection[str], cuda: bool) -> None:
         self.layers: tuple[str, ...] = ()
         self.versions: dict[str, str] = {}
+        self._ready = False
         self._answers: dict[tuple[str, int], Answer] = {}
         self.channel, theirs = wire.pair()
         settings = {"socket_fd": theirs.fileno(), "parent_pid": os.getpid(), "without": list(without), "cuda": cuda}
@@ -58,10 +59,11 @@ class ZygoteLink:
 
     def await_ready(self) -> None:
         """Raises ``SandboxLost``."""
-        if not self.layers:
+        if not self._ready:
             message, _ = self.answer("ready", 0, READY_S)
             self.layers = tuple(message["layers"])
             self.versions = message["versions"]
+            self._ready = True
 
     def ask(self, message: dict[str, Any], descriptors: Collection[int]) -> None:
         """Send without waiting for the answer. Raises ``SandboxLost``."""
@@ -101,7 +103,6 @@ class ZygoteLink:
             for fd in received:
                 os.close(fd)
         self._answers.clear()
-        self.layers = ()
         self.channel.close()
         self._process.kill()
         self._process.wait()
