@@ -199,6 +199,8 @@ class Call:
             self.violated(str(error))
         if not isinstance(kind, str) or kind not in faults.REPORTABLE:
             self.violated("an unknown kind of failure")
+        # What is seen from here goes before what the jail makes of it: no thread, for one, may mean no memory.
+        self._tick()
         limit, used = (_number(reply.get(key)) for key in ("limit", "used"))
         limit, used = self.watch.account(kind, limit, used)
         self._fault(kind, message, traceback=trace, limit=limit, used=used)

@@ -43,7 +43,7 @@ def for_zygote() -> dict[str, str]:
     kept = allowed()
     for name in ("TMPDIR", "NUMBA_CACHE_DIR"):
         kept.pop(name, None)
-    fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
+    fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent", "USER": "jail"}
     return {**kept, **_SINGLE_THREADED, **fixed}
 
 

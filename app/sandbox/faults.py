@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 MAX_MESSAGE_CHARS = 2000
 MAX_TRACEBACK_CHARS = 12_000
 MAX_CAUSES = 8
+_REFUSED_CHARS = 1500
 SOURCES = {"encode": "encoder.py", "decode": "decoder.py"}
 
 # What a jail may say about itself; what it cannot know (signals, the wall clock) only the supervisor says.
@@ -29,6 +32,7 @@ REPORTABLE = frozenset(
 
 _BY_ERRNO = {
     errno.ENOMEM: "memory_limit",
+    errno.EMFILE: "process_limit",
     errno.ENOSPC: "disk_limit",
     errno.EFBIG: "disk_limit",
     errno.EDQUOT: "disk_limit",
@@ -45,6 +49,17 @@ _OUT_OF_MEMORY = (
 _OURS_IN_A_CRASH = re.compile(
     r"""^\ \ File\ "(?!(?:encoder|decoder)\.py")[^"]*",\ line\ \d+\ in\ .*\n|^Extension\ modules:\ .*\n?""",
     re.MULTILINE | re.VERBOSE,
+)
+
+
+# What the jail refuses by design, by the modules that a refused call was made from.
+_REFUSALS = (
+    (("subprocess.py", "/multiprocessing/", "/concurrent/futures/process.py"), "a submission cannot start processes"),
+    (("/socket.py", "/ssl.py", "/asyncio/"), "a submission has no network and no sockets"),
+)
+_REFUSED = (
+    "a submission cannot start processes, use sockets, change the mode, owner or times of files, signal or inspect "
+    "others, or change its own privileges"
 )
 
 
@@ -70,7 +85,13 @@ def describe(error: BaseException) -> dict[str, Any]:
                 "limit": error.limit,
                 "used": error.used,
             }
-        return {"error_type": kind_of(error), "message": summary(error), "traceback": own_traceback(error)}
+        refused = refusal(error)
+        message = summary(error) if refused is None else f"{summary(error)[:_REFUSED_CHARS]} (the jail: {refused})"
+        told = {"error_type": kind_of(error), "message": message, "traceback": own_traceback(error)}
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            told |= {"limit": open_files, "used": open_files}
+        return told
     except BaseException:  # noqa: BLE001 - the submission's exception may be built to fail here
         # Nothing here may ask the exception itself: isinstance, for one, would ask its __class__.
         kind = "memory_limit" if issubclass(type(error), MemoryError) else "exception"
@@ -91,6 +112,27 @@ def kind_of(error: BaseException) -> str:
         if looks_out_of_memory(str(error)):
             return "memory_limit"
     return "exception"
+
+
+def refusal(error: BaseException) -> str | None:
+    """In words what the jail did not allow, if that is what went wrong; None for anything else."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.EPERM, errno.EACCES):
+            files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(cause.__traceback__)]
+            told = (words for modules, words in _REFUSALS if any(name in file for name in modules for file in files))
+            return next(told, _REFUSED if cause.errno == errno.EPERM else None)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, the first few."""
+    current: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if current is None:
+            return
+        yield current
+        reason = getattr(current, "reason", None)
+        current = current.__cause__ or current.__context__ or (reason if isinstance(reason, BaseException) else None)
 
 
 def own_log(text: str) -> str:

@@ -34,7 +34,7 @@ _FCNTL = (*range(8), 1030, 1032, 1034, 36, 37, 38)
 # Whether it is a terminal and how large, bytes to read, blocking, close-on-exec.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _IOCTL_NEVER = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX type into a terminal
-# Not MADV_COLD, MADV_PAGEOUT and the like, which push shared pages out of memory, nor MADV_MERGEABLE, which merges them.
+# Not MADV_COLD, MADV_PAGEOUT and their like, which push shared pages out of memory, nor MADV_MERGEABLE.
 _MADVICE = (*range(5), 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 22, 23, 25)
 # A thread's and a mapping's name can be set, other things only be read.
 _PRCTL = (15, 0x53564D41, 2, 3, 16, 23, 30, 39, 42)

@@ -45,6 +45,16 @@ def in_encode(body: str) -> str:
     return "def encode(frames, ctx):\n" + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ") + "\n"
 
 
+def answering(message: str) -> str:
+    """A statement by which an encoder answers the service itself, with the question's token; ``message`` is JSON."""
+    token = f"{message[:-1]}, \"token\": \"%s\"}}"
+    return (
+        "import os, sys; _at = sys._getframe()\n"
+        "while 'token' not in _at.f_locals.get('message', {}): _at = _at.f_back\n"
+        f"os.write(3, ({token!r} % _at.f_locals['message']['token']).encode())"
+    )
+
+
 def in_decode(body: str) -> str:
     return "import torch\ndef decode(bitstream, ctx):\n" + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.errors import SubmissionError
 from app.domain.job import Blame, ErrorType, Fault, Stage
-from tests.sandbox.jails import ENCODER, LIMITS, Lab, geometry, in_decode, in_encode
+from tests.sandbox.jails import ENCODER, LIMITS, Lab, answering, geometry, in_decode, in_encode
 
 
 def fault_of(lab: Lab, encoder: str, wall_s: float = 20) -> Fault:
@@ -63,13 +63,13 @@ def test_a_chained_exception_keeps_both_parts(lab: Lab) -> None:
         (in_encode("import os; os.write(3, b'[1]')"), "contract_violation", "encode", "not an object"),
         (in_encode('import os; os.write(3, b\'{"op":"go"}\')'), "contract_violation", "encode", "another question"),
         (
-            in_encode('import os; os.write(3, b\'{"op":"failed","error_type":"worker_lost"}\')'),
+            in_encode(answering('{"op":"failed","error_type":"worker_lost"}')),
             "contract_violation",
             "encode",
             "an unknown kind of failure",
         ),
         (
-            in_encode('import os; os.write(3, b\'{"op":"done","bytes":99999999999}\')'),
+            in_encode(answering('{"op":"done","bytes":99999999999}')),
             "contract_violation",
             "encode",
             "bytes is not a number",
@@ -81,7 +81,7 @@ def test_a_chained_exception_keeps_both_parts(lab: Lab) -> None:
             "another question",
         ),
         (
-            in_encode('import os; os.write(3, b\'{"op":"failed","error_type":[]}\')'),
+            in_encode(answering('{"op":"failed","error_type":[]}')),
             "contract_violation",
             "encode",
             "an unknown kind of failure",

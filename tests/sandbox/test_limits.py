@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from app.domain.errors import SubmissionError
-from app.domain.job import Blame, ErrorType, Fault, Limits
-from tests.sandbox.jails import LIMITS, Lab, in_encode
+from app.domain.job import Blame, ErrorType, Fault, Limits, Stage
+from tests.sandbox.jails import ENCODER, LIMITS, Lab, in_encode
 
 FORKED = """
 import os, time
@@ -91,3 +91,51 @@ def test_scratch_within_the_limit_works(each_lab: Lab) -> None:
     return open('a', 'rb').read()
     """
     assert each_lab.encode(in_encode(body)).bitstream == b"abc"
+
+
+def test_cpu_time_of_all_threads(each_lab: Lab) -> None:
+    body = "import threading\ndef spin():\n    while True: sum(range(10_000))\nspin()"
+    fault = fault_of(each_lab, body, replace(LIMITS, cpu_s=0.5))
+    assert (fault.error_type, fault.limit) == (ErrorType.CPU_TIME_LIMIT, 0.5)
+    assert fault.used is not None and 0.5 < fault.used < 1.5
+
+
+def test_threads_beyond_the_limit(each_lab: Lab) -> None:
+    fault = fault_of(each_lab, THREADS, replace(LIMITS, memory_bytes=4 << 30, threads=20))
+    assert (fault.error_type, fault.blame, fault.limit) == (ErrorType.PROCESS_LIMIT, Blame.LIMIT, 20)
+    assert fault.used is not None and fault.used >= 20
+
+
+def test_open_files_beyond_the_limit(each_lab: Lab) -> None:
+    body = "held = []\nwhile True: held.append(open('/dev/null'))"
+    fault = fault_of(each_lab, body, replace(LIMITS, open_files=64))
+    assert (fault.error_type, fault.limit, fault.used) == (ErrorType.PROCESS_LIMIT, 64, 64)
+
+
+def test_files_in_scratch_count_as_memory_where_they_are(lab: Lab) -> None:
+    """The scratch is memory: what fits there may still be more than the job has."""
+    body = "import time\nopen('file', 'wb').write(bytes(100 << 20))\ntime.sleep(5)"
+    fault = fault_of(lab, body, replace(LIMITS, memory_bytes=64 << 20, scratch_bytes=256 << 20))
+    assert (fault.error_type, fault.limit) == (ErrorType.MEMORY_LIMIT, 64 << 20)
+
+
+def test_deleted_files_that_are_open_count_as_scratch(plain_lab: Lab) -> None:
+    body = "import os, time\nfile = open('file', 'wb')\nos.unlink('file')\nfile.write(bytes(40 << 20))\ntime.sleep(5)"
+    fault = fault_of(plain_lab, body)
+    assert (fault.error_type, fault.limit) == (ErrorType.DISK_LIMIT, LIMITS.scratch_bytes)
+
+
+@pytest.mark.parametrize("where", ["import", "setup"])
+def test_loading_has_a_limit_of_its_own(lab: Lab, where: str) -> None:
+    sleep = "import time; time.sleep(60)"
+    code = f"{sleep}\n{ENCODER}" if where == "import" else f"{ENCODER}\ndef setup(ctx):\n    {sleep}"
+    with pytest.raises(SubmissionError) as caught:
+        lab.encode(code, limits=replace(LIMITS, start_s=0.4), wall_s=20)
+    fault = caught.value.fault
+    assert (fault.error_type, fault.stage, fault.limit) == (ErrorType.WALL_TIME_LIMIT, Stage.LOAD, 0.4)
+    assert fault.used is not None and fault.used < 1.4
+
+
+def test_a_long_start_does_not_take_from_the_call_what_is_left(lab: Lab) -> None:
+    code = "import time; time.sleep(0.3)\n" + in_encode("import time; time.sleep(0.4); return b'x'")
+    assert lab.encode(code, limits=replace(LIMITS, start_s=0.5), wall_s=20).bitstream == b"x"
