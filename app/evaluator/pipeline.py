@@ -18,6 +18,10 @@ from app.evaluator.measure import ceiling, describe_conversion, highest_sample, 
 from app.ports import Failed, Outcome, Progress, Succeeded
 
 NONDETERMINISTIC = "nondeterministic_decoder"
+# The decoder's source is large enough to hold a good part of the clips, which no jail can prevent.
+LARGE_PACKAGE = "large_decoder_package"
+_LARGE_PACKAGE_BYTES = 32 * 1024
+_LARGE_PACKAGE_SHARE = 0.02
 CLOCK_RESOLUTION_S = 1e-9
 _VERSIONED = ("bitlane", "numpy", "numba", "av", "torch")
 
@@ -221,16 +225,26 @@ class _Attempt:
         located = replace(fault, clip=fault.clip or clip, rate_point=rate_point)
         return Failed(fault=located, report=self.report() if self._found.points else None)
 
+    def _package_flags(self) -> tuple[str, ...]:
+        size = self._found.provenance.get("decoder_package_bytes")
+        clips = sum(_raw_bytes(clip, self._spec) for clip in self._clips)
+        large = isinstance(size, int) and size > max(_LARGE_PACKAGE_BYTES, _LARGE_PACKAGE_SHARE * clips)
+        return (LARGE_PACKAGE,) if large else ()
+
     def report(self) -> Report:
         found = self._found
         return Report(
             points=tuple(found.points),
             summary=summarise(found.points),
-            flags=tuple(found.flags),
+            flags=(*found.flags, *self._package_flags()),
             rd=rd_curves(found.points),
             self_reported=found.self_reported,
             provenance=found.provenance,
         )
+
+
+def _raw_bytes(clip: Clip, spec: JobSpec) -> int:
+    return clip.bytes_per_frame * spec.frames.length(clip.frames)
 
 
 def _pixels(clip: Clip, spec: JobSpec) -> int:

@@ -191,7 +191,7 @@ async def status(api: TheApi) -> dict[str, Any]:
 
 @router.get("/health")
 async def health(api: TheApi) -> JSONResponse:
-    trouble = await store_trouble(api) or api.jobs.closed
+    trouble = await store_trouble(api) or api.jobs.closed or api.jobs.jail.refusal
     if trouble is not None:
         return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503)
     return JSONResponse({"status": "healthy", **_about(api)})

@@ -124,7 +124,8 @@ class Evaluator:
         suite = next((suite for suite in self._catalogue.suites() if suite.name == spec.suite), None)
         if suite is None:
             raise ClipUnusable(f"the suite {spec.suite!r} is not there any more")
-        return evaluate(spec, suite, codec, self._source, self._observe, self._provenance())
+        package: dict[str, Json] = {"decoder_package_bytes": len(work.decoder.encode())}
+        return evaluate(spec, suite, codec, self._source, self._observe, {**self._provenance(), **package})
 
     def _observe(self, progress: Progress) -> None:
         self._control.check()
@@ -157,6 +158,8 @@ def main() -> None:
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != settings.parent_pid:
         os._exit(1)
+    # Where jails run as the same user, nothing of theirs may look in here.
+    syscalls.set_undumpable()
     # Control-C in a terminal reaches every process: how to stop is the API process's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = Control(socket.socket(fileno=settings.socket_fd))

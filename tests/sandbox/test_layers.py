@@ -1,0 +1,186 @@
+"""The layers themselves: what is offered, demanded and in force; standbys used once; what a jail can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from app.domain.errors import WorkerLost
+from app.evaluator.clips.catalogue import SuiteCatalogue
+from app.evaluator.clips.manifest import locate
+from app.sandbox import offer, root, seccomp, standby, syscall_numbers
+from app.sandbox import supervisor as supervisors
+from app.sandbox.request import SandboxLost
+from app.sandbox.supervisor import Supervisor
+from tests.sandbox.jails import ENCODER, Lab, in_encode
+
+EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs", "undumpable"}
+
+STATUS = """
+status = dict(line.split(':', 1) for line in open('/proc/self/status'))
+names = ('NoNewPrivs', 'Seccomp', 'CapPrm', 'CapEff', 'CapInh', 'CapAmb', 'Groups', 'Uid')
+import json
+return json.dumps({name: status[name].split() for name in names}).encode()
+"""
+
+
+def test_the_kernel_confirms_what_is_said(each_lab: Lab) -> None:
+    told = json.loads(each_lab.encode(in_encode(STATUS)).bitstream)
+    layers = set(each_lab.supervisor.layers)
+    assert layers >= EVERYWHERE
+    assert told["NoNewPrivs"] == ["1"]
+    assert told["Seccomp"] == (["2"] if "seccomp" in layers else ["0"])
+    assert all(int(told[name][0], 16) == 0 for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
+    if "own_uid" in layers:
+        assert len(set(told["Uid"])) == 1 and int(told["Uid"][0]) >= 0x70000000 and told["Groups"] == []
+
+
+def test_every_jail_is_used_once_and_has_a_uid_of_its_own(lab: Lab) -> None:
+    """Standbys wait before their call; none serves two."""
+    look = in_encode(
+        "import os, builtins\nheld = hasattr(builtins, 'mark'); builtins.mark = 1\n"
+        "return repr((held, os.getuid())).encode()"
+    )
+    seen = [lab.encode(look).bitstream for _ in range(5)]
+    assert all(one.startswith(b"(False") for one in seen)
+    if "own_uid" in lab.supervisor.layers:
+        assert len(set(seen)) == 5
+
+
+def test_a_zygote_is_replaced_after_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisors, "_CALLS_A_ZYGOTE", 3)
+    supervisor = Supervisor()
+    try:
+        supervisor.warm()
+        first = supervisor.pid
+        lab = Lab(supervisor)
+        for _ in range(3):
+            lab.encode(ENCODER)
+            assert supervisor.pid == first
+        supervisor.rest()
+        assert supervisor.pid != first
+        assert lab.encode(ENCODER).bitstream
+    finally:
+        supervisor.close()
+
+
+def test_below_the_minimum_nothing_runs() -> None:
+    supervisor = Supervisor(without=("seccomp",), minimum=offer.DEFAULT_MINIMUM)
+    try:
+        with pytest.raises(SandboxLost, match="below the declared minimum: seccomp"):
+            supervisor.warm()
+    finally:
+        supervisor.close()
+
+
+def test_a_minimum_is_parts_that_each_need_one_of_several() -> None:
+    assert offer.missing(offer.DEFAULT_MINIMUM, ["seccomp", "landlock"]) == ()
+    assert offer.missing(offer.DEFAULT_MINIMUM, ["seccomp", "mount_namespace"]) == ()
+    assert offer.missing(offer.DEFAULT_MINIMUM, ["seccomp"]) == ("landlock or mount_namespace",)
+    assert offer.missing("none", []) == ()
+    with pytest.raises(ValueError, match="no layer 'sealing'"):
+        offer.missing("sealing", [])
+
+
+def test_a_layer_that_fails_in_a_jail_breaks_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is never skipped in silence. Here the scratch is taken away."""
+    supervisor = Supervisor(without=offer.SEPARATED)
+    try:
+        supervisor._warm()
+        monkeypatch.setattr(standby.tempfile, "mkdtemp", lambda *_: str(tmp_path / "gone"))
+        with pytest.raises(WorkerLost, match="No such file"):
+            Lab(supervisor).encode(ENCODER)
+    finally:
+        supervisor.close()
+
+
+WALK = """
+import hashlib, json, os
+found = {}
+for folder, folders, names in os.walk('/'):
+    folders[:] = [name for name in folders if os.path.join(folder, name) not in ('/proc', '/sys')]
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            size = os.stat(path).st_size
+            if os.path.isfile(path) and size in SIZES:
+                with open(path, 'rb') as file:
+                    found[path] = hashlib.sha256(file.read()).hexdigest()
+        except OSError:
+            continue
+return json.dumps(found).encode()
+"""
+
+
+def test_no_file_that_a_jail_can_read_holds_a_clip(each_lab: Lab, tmp_path: Path) -> None:
+    """Neither the files that the suites are made of nor their raw frames, by size and hash."""
+    hashes, sizes = set(), set()
+    for suite in SuiteCatalogue(tmp_path).suites():
+        for clip in suite.clips:
+            hashes |= {clip.file_sha256, clip.sha256}
+            sizes |= {locate(tmp_path, suite.name, clip).stat().st_size, clip.bytes_per_frame * clip.frames}
+    assert hashes
+    found = json.loads(each_lab.encode(in_encode(WALK.replace("SIZES", repr(sizes))), wall_s=60).bitstream)
+    assert not {path for path, digest in found.items() if digest in hashes}
+
+
+def test_packages_are_shown_by_name(each_lab: Lab) -> None:
+    """Not what lies beside them: our code, test tools, and whatever carries media."""
+    body = """
+    import importlib.util
+    seen = []
+    for name in ('app.main', 'tests.sandbox.jails', 'skvideo.io', 'fastapi', 'pytest', 'bitlane'):
+        try:
+            __import__(name)
+            seen.append(name)
+        except (ImportError, OSError):
+            pass
+    return repr(seen).encode()
+    """
+    assert each_lab.encode(in_encode(body)).bitstream == b"[]"
+
+
+REACHES_OTHERS = """
+ptrace process_vm_readv process_vm_writev pidfd_open pidfd_getfd pidfd_send_signal kcmp execve execveat fork vfork
+socket socketpair connect bind listen accept mount umount2 pivot_root chroot unshare setns bpf io_uring_setup
+userfaultfd perf_event_open keyctl add_key request_key memfd_create shmget msgget semget mq_open chmod fchmod fchmodat chown
+fchown utimensat setxattr mknod mknodat splice vmsplice tee mincore cachestat swapon reboot setuid setgid capset seccomp tkill
+setpriority sched_setaffinity sched_setscheduler personality modify_ldt
+"""
+
+
+def test_the_list_of_calls_holds_nothing_that_reaches_others() -> None:
+    refused = set(REACHES_OTHERS.split())
+    assert not refused & (set(syscall_numbers.ALLOWED) - set(syscall_numbers.FILTERED))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_numbers_of_calls_are_unique(index: int) -> None:
+    tables = (syscall_numbers.ALLOWED, syscall_numbers.FILTERED, syscall_numbers.CUDA)
+    numbers = [numbers[index] for table in tables for numbers in table.values() if numbers[index] is not None]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_numbers_of_calls_are_the_kernels() -> None:
+    header = Path("/usr/include/asm-generic/unistd.h")
+    if not header.exists():
+        pytest.skip("the kernel's headers are not installed (Debian: linux-libc-dev)")
+    stated = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text()))
+    tables = {**syscall_numbers.ALLOWED, **syscall_numbers.FILTERED, **syscall_numbers.CUDA}
+    for name, (_, number) in tables.items():
+        if number is not None and name in stated:
+            assert int(stated[name]) == number, name
+
+
+def test_a_filter_fits_the_kernels_bound() -> None:
+    for cuda in (False, True):
+        assert len(seccomp.Filter(cuda=cuda)._template) // 8 <= 4096
+
+
+def test_what_is_shown_is_there() -> None:
+    shown = root.view(cuda=False)
+    assert all(Path(path).exists() for path in (*shown.folders, *shown.packages, *shown.files, *shown.devices))
+    assert not [path for path in shown.readable() if path.endswith(("site-packages", "dist-packages"))]
