@@ -89,6 +89,14 @@ class Call:
             raise SandboxLost(f"the device cannot be used: {reply.get('message')}")
         return str(reply["name"])
 
+    def prepare(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Hand over the code and the limits. Nothing of the submission runs before the next question."""
+        self.watch.begin()
+        try:
+            self.ask("fork", message, descriptors, "prepared")
+        except JailFault as fault:
+            raise SandboxLost(f"a jail could not be prepared: {fault.message}") from fault
+
     def begin(self) -> None:
         """The jail is as it should be before the submission is there: its time and memory count from now."""
         self._began = time.perf_counter()
@@ -111,7 +119,7 @@ class Call:
         Raises ``JailFault``, ``SandboxLost``, or what the interrupt raises.
         """
         self.phase = phase
-        if select.select([self._channel], [], [], 0)[0]:
+        if wire.readable(self._channel.fileno()):
             self._receive()
             self.violated("a message that nobody asked for")
         # The answer has to repeat it: one that was sent before the question cannot.
@@ -180,6 +188,10 @@ class Call:
                 self._logs.remove(fd)
                 os.close(fd)
 
+    def look(self) -> None:
+        """Measure once more. Raises ``JailFault`` for a limit that was breached since the last time."""
+        self._tick()
+
     def _tick(self) -> None:
         breach = self.watch.look()
         if breach is not None:
@@ -207,7 +219,7 @@ class Call:
 
     def _gone(self) -> NoReturn:
         """The channel is closed or the process dead: say why, once it is known."""
-        if not select.select([self._pidfd], [], [], _EOF_GRACE_S)[0]:
+        if not wire.readable(self._pidfd, within_s=_EOF_GRACE_S):
             self._fault("contract_violation", "the process closed its channel to the service")
         status = self.end().status
         if self.phase == "fork":
@@ -254,6 +266,11 @@ class Call:
             used=used,
             log_tail=faults.own_log(self.tail.text()) or None,
         )
+
+    def freeze(self) -> None:
+        """The clock has stopped: nothing is to be computed or written any more, until ``end``."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
 
     def end(self) -> Exited:
         """Kill what runs, wait until it is dead, take the last of the log and close everything. Safe to call again."""

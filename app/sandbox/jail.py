@@ -33,6 +33,8 @@ def import_contracts() -> None:
 def run(confinement: isolation.Confinement) -> NoReturn:
     """Confine this freshly forked process and serve one call."""
     channel = socket.socket(fileno=isolation.JOB_FD)
+    # Opened before Landlock: its rules name inodes, and the kernel may make new ones for /proc at any time.
+    statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     try:
         isolation.confine(confinement)
         if not confinement.cuda:
@@ -43,7 +45,7 @@ def run(confinement: isolation.Confinement) -> NoReturn:
     _own_streams()
     with _scratch_of(confinement) as fds:
         wire.send(channel, {"op": "confined"}, fds)
-    session = Session(channel, confinement)
+    session = Session(channel, confinement, statm)
     try:
         session.serve()
     except wire.Closed:
@@ -85,13 +87,15 @@ class Session:
     output_fd: int
     output_bytes: int
 
-    def __init__(self, channel: socket.socket, confinement: isolation.Confinement) -> None:
+    def __init__(self, channel: socket.socket, confinement: isolation.Confinement, statm: int) -> None:
         self._channel = channel
         self._confinement = confinement
+        self._statm = statm
         self._scratch = confinement.scratch
 
     def serve(self) -> NoReturn:
         phases: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
+            "prepare": self.prepare,
             "load": self.load,
             "setup": self.setup,
             "go": self.go,
@@ -114,18 +118,39 @@ class Session:
         isolation.seal(self._confinement)
         return {"op": "opened", "name": name}
 
-    def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Apply the job's limits, seed everything and run the module's top level."""
-        source = memory.read(descriptors[0], os.fstat(descriptors[0]).st_size).decode()
+    def prepare(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Take the submission's code, which does not run yet, apply the job's limits and seed everything."""
+        self._source = memory.read(descriptors[0], os.fstat(descriptors[0]).st_size).decode()
         os.close(descriptors[0])
         self.side = message["side"]
         self.contract = CONTRACTS[message["contract"]]
         self.output_bytes = message["output_bytes"]
-        if "rlimits" in self._confinement.layers:
-            _limit(message, own_uid="own_uid" in self._confinement.layers)
         environment.share_threads(message["threads"])
         seed_everything(message["seed"], message["threads"])
         self.context = Context(device=message["device"], seed=message["seed"], scratch=self._scratch)
+        if "rlimits" in self._confinement.layers:
+            self._limit(message)
+        os.close(self._statm)
+        return {"op": "prepared"}
+
+    def _limit(self, message: dict[str, Any]) -> None:
+        limits.limit_file_size(max(message["output_bytes"], message["scratch_bytes"]))
+        limits.limit_cpu_time(message["cpu_s"])
+        limits.limit_open_files(message["open_files"])
+        if "own_uid" in self._confinement.layers:
+            limits.limit_threads(message["thread_limit"])
+        if message["device"] == "cpu":
+            # CUDA reserves address space far beyond any memory, and pins host pages.
+            limits.limit_locked_memory()
+            limits.limit_address_space(self._statm, message["memory_bytes"] + message["mapped_bytes"])
+        else:
+            limit_device_memory(message["device"], message["device_memory_bytes"])
+
+    def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Run the module's top level."""
+        for fd in descriptors:
+            os.close(fd)
+        source = self._source
         self.module = load_module(faults.SOURCES[self.side], source, self._scratch)
         self.contract.check(self.side, self.module)
         return {"op": "loaded"}
@@ -175,20 +200,6 @@ class Session:
         while written < used:
             written += os.pwrite(self.output_fd, bitstream[written:], written)
         return used
-
-
-def _limit(message: dict[str, Any], *, own_uid: bool) -> None:
-    limits.limit_file_size(max(message["output_bytes"], message["scratch_bytes"]))
-    limits.limit_cpu_time(message["cpu_s"])
-    limits.limit_open_files(message["open_files"])
-    if own_uid:
-        limits.limit_threads(message["thread_limit"])
-    if message["device"] == "cpu":
-        # CUDA reserves address space far beyond any memory, and pins host pages.
-        limits.limit_locked_memory()
-        limits.limit_address_space(message["memory_bytes"], message["mapped_bytes"])
-    else:
-        limit_device_memory(message["device"], message["device_memory_bytes"])
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 
 _MOST_OPEN_FILES = 4096
@@ -29,9 +30,9 @@ def limit_threads(count: int) -> None:
     _set(resource.RLIMIT_NPROC, count + _SPARE_THREADS)
 
 
-def limit_address_space(request_bytes: int, mapped_bytes: int) -> None:
-    """What the process has mapped now, plus what will be mapped for it, plus the request."""
-    allowed = mapped_now() + mapped_bytes + request_bytes
+def limit_address_space(statm_fd: int, more_bytes: int) -> None:
+    """So much more than the process has mapped now, as its open ``/proc/self/statm`` tells."""
+    allowed = int(os.pread(statm_fd, 256, 0).split()[0]) * resource.getpagesize() + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed + _REPORT_BYTES))
 
 
@@ -53,12 +54,6 @@ def limit_cpu_time(cpu_s: float) -> None:
 
 def limit_locked_memory() -> None:
     _set(resource.RLIMIT_MEMLOCK, 0)
-
-
-def mapped_now() -> int:
-    """Bytes of address space that this process has mapped."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _set(kind: int, value: int) -> None:

@@ -36,6 +36,16 @@ def holding(data: bytes, name: str) -> Iterator[int]:
         os.close(fd)
 
 
+@contextmanager
+def reopened(fd: int) -> Iterator[int]:
+    """The same memory, read-only, by a description of its own: its offset and locks are not those of ``fd``."""
+    own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield own
+    finally:
+        os.close(own)
+
+
 def output(size_bytes: int, name: str, *, populate: bool) -> int:
     """A writable memfd of a fixed size. ``populate`` allocates its pages now, so that no clock pays for them later."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -167,6 +167,8 @@ def _try_scratch(found: frozenset[str], cuda: bool) -> None:
 
 
 def _try_uid(found: frozenset[str], cuda: bool) -> None:
+    if "scratch_tmpfs" not in found and not syscalls.has_capability(syscalls.CAP_SYS_PTRACE):
+        raise OSError("another user's open files could not be counted against its scratch")
     shown = root.view(cuda=cuda)
     samples = _samples(shown)
     if "minimal_root" in found:

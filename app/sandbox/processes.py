@@ -14,21 +14,28 @@ _PAUSE_S = 0.005
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Bytes that a process has resident: ``own_bytes`` anonymous and shared, ``peak_bytes`` the most of all kinds."""
+    """Bytes that a process has resident: ``own_bytes`` anonymous and shared, ``peak_bytes`` the most of all kinds.
+
+    ``leaderless`` says that its first thread has ended: then the kernel tells none of this, whatever the others do.
+    """
 
     own_bytes: int
     file_bytes: int
     peak_bytes: int
     threads: int
+    leaderless: bool
 
 
 def usage_of(pid: int) -> Usage | None:
     """What the kernel says about a process; None if it has gone."""
     fields = {"RssAnon": 0, "RssShmem": 0, "RssFile": 0, "VmHWM": 0, "Threads": 0}
+    ended = False
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
+                if name == "State":
+                    ended = value.split()[0] in "ZX"
                 if name in fields:
                     fields[name] = int(value.split()[0])
     except (OSError, ValueError):
@@ -38,6 +45,7 @@ def usage_of(pid: int) -> Usage | None:
         file_bytes=fields["RssFile"] * 1024,
         peak_bytes=fields["VmHWM"] * 1024,
         threads=fields["Threads"],
+        leaderless=ended and fields["Threads"] > 1,
     )
 
 
@@ -58,20 +66,6 @@ def proportional_of(pid: int) -> int:
         for line in file:
             if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1]) * 1024
-    return total
-
-
-def deleted_bytes_of(pid: int, folder: str) -> int:
-    """Bytes of files on the folder's disk that a process holds open and that have no name any more; 0 if gone."""
-    total, seen = 0, set()
-    with suppress(OSError):
-        disk = os.stat(folder).st_dev
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                told = os.stat(f"/proc/{pid}/fd/{name}")
-                if told.st_dev == disk and told.st_nlink == 0 and told.st_ino not in seen:
-                    seen.add(told.st_ino)
-                    total += told.st_blocks * 512
     return total
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
-import shutil
 import socket
-import subprocess
-import tempfile
 from dataclasses import dataclass
 
-from app.sandbox import memory, wire
+from app.sandbox import memory, scratch, wire
 from app.sandbox.request import SandboxLost
 from app.sandbox.zygote_link import ZygoteLink
 
@@ -51,7 +47,7 @@ class Standby:
     def await_confined(self) -> None:
         """Return once it is locked down, without taking its word for it yet. Raises ``SandboxLost``."""
         self.await_forked()
-        if not select.select([self.channel, self.pidfd], [], [], _CONFINED_S)[0]:
+        if not wire.readable(self.channel.fileno(), self.pidfd, within_s=_CONFINED_S):
             raise SandboxLost(f"a jail was not confined within {_CONFINED_S:g} s")
 
     def discard(self) -> None:
@@ -61,26 +57,24 @@ class Standby:
             os.close(fd)
         if self.pidfd >= 0:
             os.close(self.pidfd)
+        self.link.forget(self.number)
         self.remove_directory()
 
     def remove_directory(self) -> None:
-        if self.directory is None:
-            return
-        try:
-            shutil.rmtree(self.directory)
-        except (OSError, RecursionError):
-            # Folders nested thousands deep, or locked by their modes: these tools know how.
-            for tool in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-                subprocess.run([*tool, "--", self.directory], check=False, stderr=subprocess.DEVNULL)
+        if self.directory is not None:
+            scratch.remove(self.directory)
 
 
 def order(
     link: ZygoteLink, number: int, *, scratch_bytes: int, scratch_root: str | None, device: Device | None
 ) -> Standby:
     """Have the zygote make a jail, without waiting for it. Raises ``SandboxLost``."""
-    ours, theirs = wire.pair()
-    out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    directory = None if "scratch_tmpfs" in link.layers else tempfile.mkdtemp("", "bitlane-jail-", scratch_root)
+    try:
+        directory = None if "scratch_tmpfs" in link.layers else scratch.make(scratch_root)
+        ours, theirs = wire.pair()
+        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise SandboxLost(f"a jail could not be made: {error}") from error
     for read, _ in (out, err):
         os.set_blocking(read, False)
     made = Standby(

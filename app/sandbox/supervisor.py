@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from app.sandbox import memory, processes, standby, wire
+from app.sandbox import memory, processes, scratch, standby, wire
 from app.sandbox.call import Call, Interrupt
 from app.sandbox.offer import missing
 from app.sandbox.request import CallLimits, Finished, Request, SandboxLost
@@ -80,7 +80,8 @@ class Supervisor:
         if self._link is None or not self._link.alive:
             self.start()
         assert self._link is not None
-        self._link.await_ready()
+        if self._link.await_ready() and "scratch_tmpfs" not in self._link.layers:
+            scratch.sweep(self._scratch_root)
         lacking = missing(self._minimum, self._link.layers)
         if lacking:
             self.close()
@@ -134,7 +135,8 @@ class Supervisor:
         call = self._begin(request.limits, mapped_bytes=request.mapped_bytes, interrupt=interrupt)
         try:
             done, load_s, setup_s, call_s = self._drive(call, request, output_fd)
-            call.watch.look()
+            call.freeze()
+            call.look()
             peak_bytes = call.watch.used_bytes()
         finally:
             call.end()
@@ -164,21 +166,23 @@ class Supervisor:
     ) -> tuple[dict[str, Any], float, float, float]:
         """Load, setup, go, done: the last answer, and the seconds of each phase."""
         call.await_confined(device=self._device is not None)
-        call.begin()
         with memory.holding(request.code.encode(), "code") as code_fd:
-            _, load_s = call.ask("load", self._load_message(request), [code_fd], "loaded")
+            call.prepare(self._preparation(request), [code_fd])
+        call.begin()
+        _, load_s = call.ask("load", {"op": "load"}, [], "loaded")
         setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
         _, setup_s = call.ask("setup", setup, [output_fd], "ready")
         call.started()
         self.settle()
         go = {"op": "go", "input_bytes": request.input_bytes}
-        done, call_s = call.ask(request.side, go, [request.input_fd], "done")
+        with memory.reopened(request.input_fd) as input_fd:
+            done, call_s = call.ask(request.side, go, [input_fd], "done")
         return done, load_s, setup_s, call_s
 
-    def _load_message(self, request: Request) -> dict[str, Any]:
+    def _preparation(self, request: Request) -> dict[str, Any]:
         limits = request.limits
         return {
-            "op": "load",
+            "op": "prepare",
             "side": request.side,
             "contract": request.contract,
             "seed": request.seed,

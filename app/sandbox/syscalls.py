@@ -21,6 +21,8 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
+CAP_SYS_PTRACE = 19
+
 _MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
@@ -128,6 +130,12 @@ class _CapabilityData(ctypes.Structure):
         ("permitted_high", ctypes.c_uint32),
         ("inheritable_high", ctypes.c_uint32),
     )
+
+
+def has_capability(number: int) -> bool:
+    header, data = _CapabilityHeader(_CAPABILITY_VERSION_3, 0), _CapabilityData()
+    _check("capget", _libc.capget(ctypes.byref(header), ctypes.byref(data)))
+    return bool(data.effective_low >> number & 1)
 
 
 def drop_bounding_set() -> None:

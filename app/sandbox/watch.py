@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.sandbox import processes
+from app.sandbox import processes, scratch
 from app.sandbox.request import CallLimits
-
-_ENTRY_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +17,8 @@ class Breach:
 
     error_type: str
     message: str
-    limit: float
-    used: float
+    limit: float | None = None
+    used: float | None = None
 
 
 class Watch:
@@ -49,6 +47,7 @@ class Watch:
         self._start_cpu_s = 0.0
         self._peak_bytes = 0
         self._threads = 0
+        self._leaderless = False
         self._cpu_s = 0.0
 
     def begin(self) -> None:
@@ -67,6 +66,8 @@ class Watch:
     def look(self) -> Breach | None:
         """Measure once; what is breached, if anything."""
         self._note()
+        if self._leaderless:
+            return Breach(error_type="contract_violation", message="the main thread ended while others went on")
         return self._memory() or self._cpu() or self._count() or self._scratch()
 
     def account(self, kind: str, limit: float | None, used: float | None) -> tuple[float | None, float | None]:
@@ -96,6 +97,7 @@ class Watch:
             high = max(now.own_bytes, now.peak_bytes - now.file_bytes)
             self._peak_bytes = max(self._peak_bytes, high - self._start_bytes)
             self._threads = now.threads
+            self._leaderless = now.leaderless
             self._cpu_s = max(self._cpu_s, processes.cpu_s_of(self._pid) - self._start_cpu_s)
 
     def _memory(self) -> Breach | None:
@@ -142,31 +144,27 @@ class Watch:
     def _scratch(self) -> Breach | None:
         """Where the scratch is mounted, the kernel bounds it."""
         limit = self._limits.scratch_bytes
-        if self._directory is None or (used := self._scratch_bytes()) <= limit:
+        if self._directory is None:
+            return None
+        try:
+            used = scratch.size_of(self._directory, self._pid)
+        except scratch.Unmeasurable as error:
+            message = f"the scratch directory cannot be measured: {error}"
+            return Breach(error_type="disk_limit", message=message, limit=limit)
+        if used <= limit:
             return None
         message = f"the scratch directory held {used} bytes, over the limit of {limit}"
         return Breach(error_type="disk_limit", message=message, limit=limit, used=used)
 
-    def _scratch_bytes(self) -> int:
+    def _scratch_bytes(self) -> int | None:
         if self._directory is None:
             return self._mounted_bytes()
-        return _size_of(self._directory) + processes.deleted_bytes_of(self._pid, self._directory)
+        with suppress(scratch.Unmeasurable):
+            return scratch.size_of(self._directory, self._pid)
+        return None
 
     def _mounted_bytes(self) -> int:
         if self.scratch_fd is None:
             return 0
         told = os.fstatvfs(self.scratch_fd)
         return (told.f_blocks - told.f_bfree) * told.f_frsize
-
-
-def _size_of(directory: str) -> int:
-    """Bytes on the disk, each entry with at least a block; folders too deep to be named are not counted."""
-    total, waiting = 0, [directory]
-    while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    total += max(_ENTRY_BYTES, entry.stat(follow_symlinks=False).st_blocks * 512)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-    return total

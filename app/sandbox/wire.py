@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import array
 import json
+import math
 import os
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,14 @@ class Closed(Exception):
 
 def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
+def readable(*fds: int, within_s: float = 0.0) -> bool:
+    """Whether one of them can be read, or is closed at its other end, in time. (``select`` fails from 1024 on.)"""
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return bool(poller.poll(math.ceil(within_s * 1000)))
 
 
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:

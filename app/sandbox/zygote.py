@@ -12,16 +12,18 @@ Messages in: ``fork`` (with the job socket and two log pipes). Messages out: ``r
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import select
 import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from app.sandbox import isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
+from app.sandbox import imports, isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
 
 _SWEEPS = 200
 _JAILS_A_ZYGOTE = 1 << 12
@@ -59,8 +61,9 @@ def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda
     if tasks != 1:
         raise RuntimeError(f"the zygote has {tasks} threads: its children could not be trusted to run")
     told = [name for name in offer.LAYERS if name in layers]
-    wire.send(channel, {"op": "ready", "layers": told, "versions": versions})
-    zygote.serve()
+    with suppress(wire.Closed):
+        wire.send(channel, {"op": "ready", "layers": told, "versions": versions})
+        zygote.serve()
 
 
 def _become_first_process(socket_fd: int) -> None:
@@ -103,6 +106,8 @@ def _hide_ourselves() -> None:
     """Everything of ours that a jail needs is imported; a submission does not find the rest through ``app``."""
     for package in ("app", "app.sandbox", "app.sandbox.contracts"):
         sys.modules[package].__path__ = []
+    sys.meta_path.insert(0, imports.OnlyShown())
+    mmap.mmap = imports.PrivateMap  # type: ignore[misc]
 
 
 class Zygote:
@@ -115,6 +120,7 @@ class Zygote:
         self._first_uid = first_uid
         self._children: dict[int, Child] = {}
         self._view = root.view(cuda=cuda)
+        root.bring_in(self._view)
         self._filter = seccomp.Filter(cuda=cuda) if "seccomp" in layers else None
         if "minimal_root" in layers:
             root.enter(self._view)
@@ -133,10 +139,7 @@ class Zygote:
         while True:
             for fd, _ in poller.poll():
                 if fd == self._channel.fileno():
-                    try:
-                        message, descriptors = wire.receive(self._channel, descriptors=3)
-                    except wire.Closed:
-                        return
+                    message, descriptors = wire.receive(self._channel, descriptors=3)
                     child = self._fork(message, descriptors)
                     if child is not None:
                         poller.register(child.pidfd, select.POLLIN)

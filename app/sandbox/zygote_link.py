@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ class ZygoteLink:
         self.versions: dict[str, str] = {}
         self._ready = False
         self._answers: dict[tuple[str, int], Answer] = {}
+        self._forgotten: set[int] = set()
         self.channel, theirs = wire.pair()
         settings = {"socket_fd": theirs.fileno(), "parent_pid": os.getpid(), "without": list(without), "cuda": cuda}
         with theirs:
@@ -57,13 +57,15 @@ class ZygoteLink:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def await_ready(self) -> None:
-        """Raises ``SandboxLost``."""
-        if not self._ready:
-            message, _ = self.answer("ready", 0, READY_S)
-            self.layers = tuple(message["layers"])
-            self.versions = message["versions"]
-            self._ready = True
+    def await_ready(self) -> bool:
+        """Whether it has got ready only now. Raises ``SandboxLost``."""
+        if self._ready:
+            return False
+        message, _ = self.answer("ready", 0, READY_S)
+        self.layers = tuple(message["layers"])
+        self.versions = message["versions"]
+        self._ready = True
+        return True
 
     def ask(self, message: dict[str, Any], descriptors: Collection[int]) -> None:
         """Send without waiting for the answer. Raises ``SandboxLost``."""
@@ -74,7 +76,7 @@ class ZygoteLink:
 
     def said(self, op: str, number: int) -> bool:
         """Whether this answer has come already."""
-        while select.select([self.channel], [], [], 0)[0]:
+        while wire.readable(self.channel.fileno()):
             self._take_one()
         return (op, number) in self._answers
 
@@ -85,7 +87,7 @@ class ZygoteLink:
             if ("failed", number) in self._answers:
                 message, _ = self._answers.pop(("failed", number))
                 raise SandboxLost(f"the zygote could not make a jail: {message.get('message')}")
-            if not select.select([self.channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not wire.readable(self.channel.fileno(), within_s=max(0.0, deadline - time.monotonic())):
                 raise SandboxLost(f"the zygote did not say {op!r} within {patience_s:g} s")
             self._take_one()
         return self._answers.pop((op, number))
@@ -95,7 +97,23 @@ class ZygoteLink:
             message, received = wire.receive(self.channel, descriptors=1)
         except (wire.Closed, wire.WireError, OSError) as error:
             raise SandboxLost("the zygote is gone") from error
-        self._answers[(message["op"], message.get("number", 0))] = (message, received)
+        op, number = message["op"], message.get("number", 0)
+        if number not in self._forgotten:
+            self._answers[(op, number)] = (message, received)
+            return
+        for fd in received:
+            os.close(fd)
+        if op in ("exited", "failed"):
+            self._forgotten.discard(number)
+
+    def forget(self, number: int) -> None:
+        """Of a jail that is given up nothing is kept, neither what was said of it nor what will be."""
+        known = [self._answers.pop((op, number), None) for op in ("forked", "failed", "exited")]
+        for _, received in filter(None, known):
+            for fd in received:
+                os.close(fd)
+        if known[1] is None and known[2] is None:
+            self._forgotten.add(number)
 
     def close(self) -> None:
         """Safe to call twice."""

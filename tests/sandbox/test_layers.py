@@ -144,11 +144,12 @@ def test_packages_are_shown_by_name(each_lab: Lab) -> None:
 
 
 REACHES_OTHERS = """
-ptrace process_vm_readv process_vm_writev pidfd_open pidfd_getfd pidfd_send_signal kcmp execve execveat fork vfork
-socket socketpair connect bind listen accept mount umount2 pivot_root chroot unshare setns bpf io_uring_setup
-userfaultfd perf_event_open keyctl add_key request_key memfd_create shmget msgget semget mq_open chmod fchmod fchmodat chown
-fchown utimensat setxattr mknod mknodat splice vmsplice tee mincore cachestat swapon reboot setuid setgid capset seccomp tkill
-setpriority sched_setaffinity sched_setscheduler personality modify_ldt
+ptrace process_vm_readv process_vm_writev pidfd_open pidfd_getfd pidfd_send_signal kcmp execve execveat fork
+vfork socket socketpair connect bind listen accept mount umount2 pivot_root chroot unshare setns bpf
+io_uring_setup userfaultfd perf_event_open keyctl add_key request_key memfd_create shmget msgget semget
+mq_open chmod fchmod fchmodat chown fchown utimensat setxattr mknod mknodat splice vmsplice tee mincore
+cachestat swapon reboot setuid setgid capset seccomp tkill setpriority sched_setaffinity sched_setscheduler
+personality modify_ldt
 """
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 from typing import Any, NoReturn
+
+from app.sandbox import wire
 
 _READ_BYTES = 1 << 20
 
@@ -50,7 +51,7 @@ class Control:
 
     def check(self) -> None:
         """Look whether something has come, without waiting. Raises ``Cancelled``."""
-        while select.select([self._channel], [], [], 0)[0]:
+        while wire.readable(self._channel.fileno()):
             self._read()
         while b"\n" in self._buffer:
             message = self.receive()

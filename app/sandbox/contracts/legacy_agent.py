@@ -72,7 +72,7 @@ def decode(module: types.ModuleType, bitstream: bytes, geometry: Geometry, conte
         raise ContractError("integrity", f"the bitstream does not hold {geometry.frames} frames")
     target = frames.planes(output, geometry)[0]
     one = Geometry(**{**geometry.to_message(), "frames": 1})
-    room = mmap.mmap(-1, one.nbytes)
+    room = mmap.mmap(-1, one.nbytes, flags=mmap.MAP_PRIVATE)
     for index, item in enumerate(packed):
         folder = _enter(context, index)
         frames.write([_decode_frame(module, item, folder, context)], one, room)

@@ -217,16 +217,16 @@ _LEFT = (
         goal="leave folders in the scratch so deep that they cannot be removed",
         code="""
         def attack(ctx):
+            delivered()
             here = os.open(".", os.O_DIRECTORY)
             for _ in range(3000):
                 os.mkdir("d", dir_fd=here)
                 lower = os.open("d", os.O_DIRECTORY, dir_fd=here)
                 os.close(here)
                 here = lower
-            delivered()
             raise ValueError("the rest is the service's")
         """,
-        expect=frozenset({"exception"}),
+        expect=frozenset({"exception", "disk_limit"}),
         control="delivered",
     ),
     Attack(

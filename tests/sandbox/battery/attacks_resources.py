@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tests.sandbox.battery.base import Attack, Outcome
 from tests.sandbox.jails import LIMITS
@@ -17,9 +18,9 @@ _WALL = frozenset({"wall_time_limit"})
 _LOOP_WALL_S = 1.0
 
 
-def _bomb(name: str, goal: str, code: str, expect: frozenset[str], *, shared: bool = False) -> Attack:
+def _bomb(name: str, goal: str, code: str, expect: frozenset[str], *, shared: bool = False, **more: Any) -> Attack:
     return Attack(
-        name=name, group="resources", goal=goal, code=code, expect=expect, limits=_TIGHT, counts_shared=shared
+        name=name, group="resources", goal=goal, code=code, expect=expect, limits=_TIGHT, counts_shared=shared, **more
     )
 
 
@@ -252,7 +253,7 @@ _PROCESS_BOMBS = (
             held = [os.dup(0) for _ in range(3000)]
             return f"{len(held)} descriptors"
         """,
-        _REFUSED,
+        frozenset({"process_limit"}),
     ),
     _bomb(
         "timer-bomb",
@@ -360,6 +361,13 @@ _DISK_BOMBS = (
             return "30000 files"
         """,
         _DISK,
+        # Where the scratch is a folder, the supervisor counts them without any layer.
+        control_code="""
+        def attack(ctx):
+            for number in range(10_000):
+                os.close(os.open(f"f{number}", os.O_WRONLY | os.O_CREAT, 0o600))
+            return "10000 files, none of which is a byte long"
+        """,
     ),
 )
 

@@ -13,6 +13,7 @@ from tests.sandbox.battery import (
     attacks_processes,
     attacks_protocol,
     attacks_resources,
+    attacks_subtle,
 )
 from tests.sandbox.battery.base import Attack
 
@@ -27,4 +28,5 @@ ATTACKS: tuple[Attack, ...] = (
     *attacks_resources.ATTACKS,
     *attacks_protocol.ATTACKS,
     *attacks_behaviour.ATTACKS,
+    *attacks_subtle.ATTACKS,
 )

@@ -90,6 +90,8 @@ def main() -> None:
         job = call(f"/jobs/{job['id']}?wait=30")
     points = (job["report"] or {}).get("points", [])
     held["the job succeeded"] = job["state"] == "succeeded"
+    jail = call("/readyz?verbose=1")["checks"]["jail"]
+    held["the jail meets its minimum"] = jail["ok"]
     held["every point has bytes and a lossless picture"] = bool(points) and all(
         point["bitstream_bytes"] > 16 and point["lossless"] for point in points
     )
@@ -100,6 +102,7 @@ def main() -> None:
             "job_s": round(time.monotonic() - began, 1),
             "error": job["error"],
             "points": points,
+            "jail": jail,
             "lanes": call("/lanes"),
         },
         sys.stdout,
