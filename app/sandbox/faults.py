@@ -54,7 +54,7 @@ _OURS_IN_A_CRASH = re.compile(
 
 # What the jail refuses by design, by the modules that a refused call was made from.
 _REFUSALS = (
-    (("/multiprocessing/synchronize.py",), "named semaphores need shared memory, which jails on this machine have not"),
+    (("/multiprocessing/synchronize.py",), "a submission cannot start processes, nor make locks for them"),
     (("subprocess.py", "/multiprocessing/", "/concurrent/futures/process.py"), "a submission cannot start processes"),
     (("/socket.py", "/ssl.py", "/asyncio/"), "a submission has no network and no sockets"),
 )

@@ -11,20 +11,19 @@ from typing import Any
 from app.sandbox.root import PACKAGE_FOLDERS, PACKAGES
 
 
-class OnlyShown:
-    """A finder for ``sys.meta_path``: packages that are installed and not shown are not there, instead of refused."""
+class OnlyShown(importlib.machinery.PathFinder):
+    """Takes the place of the interpreter's own finder: what is installed and not shown is not there, not refused."""
 
+    @classmethod
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+        cls, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """None, so that the other finders go on. Raises ``ModuleNotFoundError``."""
-        if path is not None or name in PACKAGES:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name)
-        places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or [])]
-        if any(f"/{folder}/" in place for folder in PACKAGE_FOLDERS for place in places):
-            raise ModuleNotFoundError(f"No module named {name!r} in the jail", name=name)
-        return None
+        spec = super().find_spec(fullname, path, target)
+        if spec is None or path is not None or fullname in PACKAGES:
+            return spec
+        places = [spec.origin or "", *(spec.submodule_search_locations or [])]
+        hidden = any(f"/{folder}/" in place for folder in PACKAGE_FOLDERS for place in places)
+        return None if hidden else spec
 
 
 class PrivateMap(mmap.mmap):

@@ -21,6 +21,7 @@ import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from typing import Any
 
 from app.sandbox import imports, isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
@@ -106,7 +107,7 @@ def _hide_ourselves() -> None:
     """Everything of ours that a jail needs is imported; a submission does not find the rest through ``app``."""
     for package in ("app", "app.sandbox", "app.sandbox.contracts"):
         sys.modules[package].__path__ = []
-    sys.meta_path.insert(0, imports.OnlyShown())
+    sys.meta_path[:] = [imports.OnlyShown if one is PathFinder else one for one in sys.meta_path]
     mmap.mmap = imports.PrivateMap  # type: ignore[misc]
 
 

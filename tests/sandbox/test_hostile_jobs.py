@@ -9,6 +9,7 @@ import gc
 import hashlib
 import os
 import random
+import re
 import textwrap
 import time
 from collections import Counter
@@ -166,7 +167,8 @@ def _descriptors(pids: Iterable[int]) -> Counter[str]:
             continue
         for fd in fds:
             with suppress(FileNotFoundError):
-                found[os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]] += 1
+                target = os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]
+                found[re.sub(r"/proc/\d+/", "/proc/PID/", target)] += 1
     return found
 
 

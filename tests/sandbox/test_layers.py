@@ -11,7 +11,7 @@ import pytest
 from app.domain.errors import WorkerLost
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.manifest import locate
-from app.sandbox import offer, root, seccomp, standby, syscall_numbers
+from app.sandbox import offer, root, scratch, seccomp, syscall_numbers
 from app.sandbox import supervisor as supervisors
 from app.sandbox.request import SandboxLost
 from app.sandbox.supervisor import Supervisor
@@ -90,7 +90,7 @@ def test_a_layer_that_fails_in_a_jail_breaks_it(monkeypatch: pytest.MonkeyPatch,
     supervisor = Supervisor(without=offer.SEPARATED)
     try:
         supervisor._warm()
-        monkeypatch.setattr(standby.tempfile, "mkdtemp", lambda *_: str(tmp_path / "gone"))
+        monkeypatch.setattr(scratch.tempfile, "mkdtemp", lambda *_: str(tmp_path / "gone"))
         with pytest.raises(WorkerLost, match="No such file"):
             Lab(supervisor).encode(ENCODER)
     finally:

@@ -54,7 +54,7 @@ CALL_LIMITS = CallLimits(
     threads=8,
     open_files=64,
 )
-ANSWERS = {"open": "opened", "load": "loaded", "setup": "ready", "go": "done"}
+ANSWERS = {"open": "opened", "prepare": "prepared", "load": "loaded", "setup": "ready", "go": "done"}
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGXCPU, signal.SIGRTMIN)
 LOGS = (b"", b"", b"DefaultCPUAllocator", b"\xff\x00\xd8" * 200, b'File "encoder.py", line 1 in x\n', b"x" * 5000)
 
@@ -86,6 +86,7 @@ class FakeJail:
         self.sent: packets.Sent | None = None
         self.token = ""
         self.at = rng.choice(("load", "setup", "go", "go"))
+        self._prepared = False
         self.dies = rng.randrange(30) == 0
         self._rng = rng
         self._side = side
@@ -112,7 +113,7 @@ class FakeJail:
 
     def check(self) -> None:
         """As the supervisor's poll finds that it has sent something."""
-        if self.dies and self.at == "load" and self._rng.randrange(2):
+        if self.dies and self.at == "load" and self._prepared and self._rng.randrange(2):
             self._die()
             return
         try:
@@ -122,6 +123,8 @@ class FakeJail:
         for fd in received:
             os.close(fd)
         phase = message["op"]
+        # Nothing of a submission runs before: what ends until then is the service's own.
+        self._prepared = True
         os.write(self._rng.choice(self._writers), self._rng.choice(LOGS) or b"x")
         if phase != self.at or self.sent is not None:
             honest = packets.well_formed(random.Random(1), ANSWERS[phase], message["token"])
