@@ -129,7 +129,8 @@ def bring_in(shown: View) -> None:
     Whether a page of a file is in memory shows in how long it takes to read: with all of them there, and every call
     refused that would push them out, one jail cannot leave a sign for the next by reading.
     """
-    for top in (*shown.folders, *shown.packages, *shown.files):
+    libraries = (folder for folder in shown.folders if folder not in _CUDA_FOLDERS)
+    for top in (*libraries, *shown.packages, *shown.files):
         for path in _files_below(top):
             with suppress(OSError):
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

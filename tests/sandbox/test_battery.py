@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.sandbox.battery import ablation
 from tests.sandbox.battery.catalogue import ATTACKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +55,17 @@ def test_no_attack_gets_through(setup: str) -> None:
 @pytest.mark.parametrize("setup", ["jailed", "plain"])
 def test_no_attack_gets_through_with_an_ordinary_user(setup: str) -> None:
     assert through(battery("--setup", setup, uid=ORDINARY_UID)) == {}
+
+
+def test_the_documents_table_is_what_was_measured() -> None:
+    document = ablation.DOCUMENT.read_text()
+    table = document.split(ablation.BEGIN)[1].split(ablation.END)[0].strip()
+    assert table == ablation.written(json.loads(ablation.EXPECTED.read_text()))
+
+
+@as_root
+@pytest.mark.soak
+@pytest.mark.parametrize("setup", ["jailed", "plain"])
+def test_leaving_a_layer_off_lets_exactly_these_through(setup: str) -> None:
+    """On another kernel than the table's the sets may differ: then it is written anew."""
+    assert ablation.measure([setup])[setup] == json.loads(ablation.EXPECTED.read_text())[setup]

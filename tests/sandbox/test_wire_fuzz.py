@@ -206,8 +206,8 @@ class Fuzzed(Supervisor):
         return Call(interrupt.standby, limits, watch, interrupt)
 
 
-def open_fds() -> list[str]:
-    return os.listdir("/proc/self/fd")
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
 
 
 def check_result(result: Finished) -> None:
@@ -277,7 +277,8 @@ class Fuzz:
         about = f"call {index}, at {jail.at}: {jail.sent}"[:2000]
         assert how in jail.may_end(), f"ended as {how} and not as {jail.may_end()}: {about}"
         assert took_s < WALL_S + GRACE_S + SLACK_S, about
-        assert open_fds() == before, about
+        # What an earlier test has left to be collected may go meanwhile.
+        assert open_fds() <= before, about
         kind = "died" if jail.dies else jail.sent.kind if jail.sent else "silent"
         self.ended[how] += 1
         self.slowest[kind] = max(self.slowest.get(kind, 0.0), took_s)

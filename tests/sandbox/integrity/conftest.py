@@ -1,7 +1,11 @@
-"""One supervisor for the whole battery, and one run of the naive evaluator for all controls that were chosen."""
+"""One supervisor for the whole battery, and one run of the naive evaluator for all controls that were chosen.
+
+``BITLANE_TEST_SETUP`` names another set-up of jails than the best (``tests.sandbox.battery.supervisors``).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.source import ClipSource
 from app.sandbox.supervisor import Supervisor
 from tests.evaluator.pictures import write_y4m
+from tests.sandbox.battery import supervisors
 from tests.sandbox.integrity.cheat import FLICKER, Outcome
 from tests.sandbox.integrity.every import CHEATS, runnable
 from tests.sandbox.integrity.play import World, play_naively
@@ -36,7 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="session")
 def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
-    supervisor = Supervisor(scratch_root=str(tmp_path_factory.mktemp("scratch")))
+    setup = os.environ.get("BITLANE_TEST_SETUP", "jailed")
+    supervisor = supervisors.make(setup, str(tmp_path_factory.mktemp("scratch")))
     supervisor.warm()
     yield supervisor
     supervisor.close()
