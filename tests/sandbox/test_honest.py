@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -137,7 +138,9 @@ def test_it_works(each_lab: Lab, name: str) -> None:
 
 
 def test_temporary_files_by_their_usual_name(lab: Lab) -> None:
-    """Where the scratch is mounted, /tmp leads to it."""
+    """Where the scratch is mounted, /tmp leads to it, unless the interpreter or its packages lie there."""
+    if any(path.startswith("/tmp/") for path in sys.path):
+        pytest.skip("the packages of this checkout lie below /tmp")
     assert lab.encode(in_encode("open('/tmp/x', 'w').write('hi')\nreturn open('x', 'rb').read()")).bitstream == b"hi"
 
 

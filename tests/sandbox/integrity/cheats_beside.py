@@ -126,13 +126,14 @@ def run_decoding_agent(device, encoding_data, compressed_path, output_path):
 _SHAPE = "'shape': list(test_frame.shape[:2])"
 
 
-def _agent(name: str, goal: str, sends: str, takes: str) -> Cheat:
+def _agent(name: str, goal: str, sends: str, takes: str, faults: frozenset[str] = frozenset()) -> Cheat:
     return Cheat(
         name=f"agent-{name}",
         goal=goal,
         encoder=source(_AGENT_ENCODER.format(body=sends)),
         decoder=source(_AGENT_DECODER.format(body=takes)),
         contract="agent",
+        faults=faults,
     )
 
 
@@ -193,6 +194,7 @@ _AGENTS = (
         " os.symlink('/tmp/@MARK@-' + os.path.basename(os.path.dirname(output_path)), output_path);"
         " return {'compressed_size': 40, " + _SHAPE + "}",
         "data = attempt(lambda: take(compressed_path), b'')",
+        faults=frozenset({"exception"}),  # where /tmp cannot be written at all
     ),
 )
 
