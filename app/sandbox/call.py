@@ -27,6 +27,7 @@ from app.sandbox.watch import Watch
 TICK_S = 0.05
 _EOF_GRACE_S = 0.5
 _EXIT_S = 30.0
+_PREPARED_S = 120.0  # opening a device takes seconds
 _TOLD_CHARS = 1000
 
 
@@ -64,7 +65,7 @@ class Call:
         self._zygote_fd = jail.link.channel.fileno()
         self._poller = select.poll()
         self._began = time.perf_counter()
-        self._allow(limits.wall_s)
+        self._allow(_PREPARED_S)
         for fd in (self._channel.fileno(), self._pidfd, self._zygote_fd, *self._logs):
             self._poller.register(fd, select.POLLIN)
         if interrupt is not None:
@@ -92,10 +93,7 @@ class Call:
     def prepare(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Hand over the code and the limits. Nothing of the submission runs before the next question."""
         self.watch.begin()
-        try:
-            self.ask("fork", message, descriptors, "prepared")
-        except JailFault as fault:
-            raise SandboxLost(f"a jail could not be prepared: {fault.message}") from fault
+        self.ask("fork", message, descriptors, "prepared")
 
     def begin(self) -> None:
         """The jail is as it should be before the submission is there: its time and memory count from now."""
@@ -257,6 +255,9 @@ class Call:
         used: float | None = None,
     ) -> NoReturn:
         self.end()
+        if self.phase == "fork":
+            # Nothing of the submission has run yet.
+            raise SandboxLost(f"a jail could not be prepared: {message}")
         raise JailFault(
             error_type,
             message,

@@ -194,6 +194,8 @@ FILTERED: Numbers = {
     "personality": (135, 92),
 }
 CUDA: Numbers = {
+    "sysinfo": (99, 179),
+    "flock": (73, 32),
     "mbind": (237, 235),
     "set_mempolicy": (238, 237),
     "sched_setaffinity": (203, 122),

@@ -37,8 +37,8 @@ _NEEDS = {
     "minimal_root": ("pid_namespace", "mount_namespace"),
     "scratch_tmpfs": ("mount_namespace",),
 }
-# What stops something by itself; the namespaces do so as parts of the minimal root.
-_STRONG = frozenset({"seccomp", "landlock", "minimal_root", "own_uid"})
+# The two that need no others. (Under others alone many attacks wait for their time to run out.)
+_STRONG = frozenset({"seccomp", "landlock"})
 # Nothing in the battery is about these: they end processes, or are always there.
 _NOT_ABOUT = frozenset({"single_use_process", "parent_death", "descendants_killed", "rlimits"})
 
