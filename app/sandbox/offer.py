@@ -132,8 +132,8 @@ def _try_ipc(found: frozenset[str], cuda: bool) -> None:
 
 
 def _try_root(found: frozenset[str], cuda: bool) -> None:
-    if not {"pid_namespace", "mount_namespace"} <= found:
-        raise OSError("needs both namespaces")
+    if not {"pid_namespace", "mount_namespace", "scratch_tmpfs"} <= found:
+        raise OSError("needs both namespaces, and a scratch that is mounted: no other could be seen")
     shown = root.view(cuda=cuda)
     samples = _samples(shown)
     root.enter(shown)
@@ -189,8 +189,8 @@ def _try_seccomp(found: frozenset[str], cuda: bool) -> None:
 
 _TRIALS: dict[str, Trial] = {
     "ipc_namespace": _try_ipc,
-    "minimal_root": _try_root,
     "scratch_tmpfs": _try_scratch,
+    "minimal_root": _try_root,
     "own_uid": _try_uid,
     "landlock": _try_landlock,
     "seccomp": _try_seccomp,
