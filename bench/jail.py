@@ -80,9 +80,10 @@ def forks(without: Collection[str], runs: int) -> list[float]:
 
     def drop() -> None:
         if made:
-            made[-1].discard()
             # The last one's end and the next one's namespace are not part of the next one's time.
+            made[-1].channel.close()
             link.answer("exited", len(made), 10)
+            made[-1].discard()
             time.sleep(0.02)
 
     try:

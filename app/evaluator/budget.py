@@ -29,7 +29,9 @@ class Budget:
         try:
             return do(min(self._limits.wall_s, left_s))
         except SubmissionError as error:
-            if error.fault.error_type is not ErrorType.WALL_TIME_LIMIT or left_s >= self._limits.wall_s:
+            limit = error.fault.limit
+            shorter = limit is not None and limit < left_s  # a call has shorter limits of its own
+            if error.fault.error_type is not ErrorType.WALL_TIME_LIMIT or left_s >= self._limits.wall_s or shorter:
                 raise
             now = replace(error.fault, used=self._used_s + self._clock() - begun)
             raise SubmissionError(self._used_up(now)) from error
