@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from app.cli_common import DataOption, fail, settings_of
+from app.cli_keys import app as keys_app
 from app.domain.errors import BitlaneError
-from app.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 suite_app = typer.Typer(no_args_is_help=True, help="Suites of clips to measure on.")
 app.add_typer(suite_app, name="suite")
-
-DataOption = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [default: .bitlane]")]
-
-
-def _settings(**options: Any) -> Settings:
-    """Settings from the environment, overridden by the options that were given."""
-    try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            message = str(item["msg"]).removeprefix("Value error, ")
-            _fail(f"{where}: {message}" if where else message)
-        raise typer.Exit(2) from None
-
-
-def _fail(message: str) -> None:
-    Console(stderr=True).print(f"bitlane: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+app.add_typer(keys_app, name="keys")
 
 
 @app.callback()
@@ -55,11 +38,11 @@ def serve(
     worker_id: Annotated[str | None, typer.Option(help="This service's name in results.")] = None,
     public_url: Annotated[str | None, typer.Option(help="This service's URL as others reach it.")] = None,
     trusted_network: Annotated[
-        bool | None, typer.Option("--trusted-network", help="Listen beyond loopback without authentication.")
+        bool | None, typer.Option("--trusted-network", help="Listen beyond loopback without any key.")
     ] = None,
 ) -> None:
     """Start the service. Every option is also a setting in the environment: BITLANE_HOST, BITLANE_PORT ..."""
-    settings = _settings(
+    settings = settings_of(
         host=host,
         port=port,
         data=data,
@@ -72,7 +55,7 @@ def serve(
     )
     from app.server import run  # the web framework takes a moment that other commands do not need
 
-    raise typer.Exit(run(settings, fail=_fail))
+    raise typer.Exit(run(settings, fail=fail))
 
 
 @suite_app.command("add")
@@ -84,11 +67,11 @@ def suite_add(
     """Make a suite of your own: every clip is decoded once, checked and copied."""
     from app.evaluator.clips import add_suite
 
-    settings = _settings(data=data)
+    settings = settings_of(data=data)
     try:
         suite = add_suite(settings.data.absolute(), name, files)
     except (BitlaneError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
         raise typer.Exit(1) from None
     Console().print(f"suite {suite.name}: {len(suite.clips)} clips")
 
@@ -98,7 +81,7 @@ def suite_list(data: DataOption = None) -> None:
     """Every suite with its clips."""
     from app.evaluator.clips import SuiteCatalogue
 
-    catalogue = SuiteCatalogue(_settings(data=data).data.absolute())
+    catalogue = SuiteCatalogue(settings_of(data=data).data.absolute())
     table = Table("suite", "clip", "size", "frames", "fps", "format", "sha256")
     for suite in catalogue.suites():
         for clip in suite.clips:
@@ -107,7 +90,7 @@ def suite_list(data: DataOption = None) -> None:
             table.add_row(suite.name, clip.name, size, str(clip.frames), fps, clip.pix_fmt, clip.sha256[:12])
     Console().print(table)
     for name, problem in catalogue.problems().items():
-        _fail(f"suite {name}: {problem}")
+        fail(f"suite {name}: {problem}")
 
 
 def run() -> None:

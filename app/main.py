@@ -12,37 +12,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.clock import SystemClock
 from app.adapters.executors.local import LocalExecutor
 from app.adapters.inspector import ProcessInspector
 from app.adapters.jail_probe import probe
+from app.adapters.keys import KeyFile, session_secret
+from app.adapters.lane_modes import LaneModeFile
 from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
-from app.domain.errors import PlatformError, StoreUnavailable
+from app.domain.errors import OpenDoor, PlatformError, StoreUnavailable
 from app.domain.evaluation import Json
 from app.domain.jail import Jail
 from app.domain.job import Job
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
+from app.engine.bounds import Admission, Bounds
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake
 from app.engine.jobs import Jobs, Targets
 from app.engine.outbox import Outbox
 from app.engine.service import Service
+from app.engine.switches import Switches
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.metrics import METRICS
 from app.ports import Clock, Holder, Lease
-from app.routers import errors, experiment, health, jobs, lanes, results
+from app.routers import auth, errors, experiment, health, jobs, lanes, results
 from app.routers.api import Api
-from app.routers.door import AddressCheck, BodyLimit
+from app.routers.door import BodyLimit, SecurityHeaders
+from app.routers.gate import Gate, Policy
+from app.routers.sessions import Sessions
 from app.settings import LOOPBACK_HOSTS, Settings, cores
 
 if TYPE_CHECKING:
@@ -50,7 +56,6 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 WEB = Path(__file__).parent / "web"
-SWAGGER = "/static/vendor/swagger-ui"
 DESCRIPTION = """Runs experiments with neural video codecs: each encode and each decode in a process of its own, every
 number measured by the service."""
 
@@ -66,14 +71,19 @@ def create_app(
     on_fatal: Callable[[BaseException], None] = _die,
     clock: Clock | None = None,
 ) -> FastAPI:
-    """The service as an ASGI application; everything starts with its lifespan and ends with it."""
+    """The service as an ASGI application; everything starts with its lifespan and ends with it.
+
+    Raises ``OpenDoor`` for settings that would let strangers in.
+    """
     settings = settings or Settings()
+    clock = clock or SystemClock()
+    policy = _policy(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.api = await _start(settings, stack, clock or SystemClock(), on_fatal)
+                app.state.api = await _start(settings, stack, policy, on_fatal)
             except PlatformError as error:
                 on_fatal(error)
                 raise
@@ -82,14 +92,39 @@ def create_app(
     app = FastAPI(
         title="Bitlane", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for router in (jobs.router, lanes.router, health.router, experiment.router, results.router):
-        app.include_router(router)
+    for module in (jobs, lanes, health, experiment, results, auth):
+        app.include_router(module.router)
     errors.install(app)
     _add_pages(app)
+    # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    if settings.on_loopback:
-        app.add_middleware(AddressCheck, hosts=frozenset({*LOOPBACK_HOSTS, *settings.allowed_hosts}))
+    app.add_middleware(Gate, policy=policy)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(net) for net in settings.trusted_proxies])
+    app.add_middleware(SecurityHeaders)
     return app
+
+
+def _policy(settings: Settings, clock: Clock) -> Policy:
+    data = settings.data.absolute()
+    policy = Policy(
+        keys=KeyFile(data),
+        sessions=Sessions(lambda: session_secret(data)),
+        clock=clock,
+        hosts=frozenset({*LOOPBACK_HOSTS, *settings.allowed_hosts}),
+        open_to_loopback=settings.on_loopback,
+        open_to_all=settings.trusted_network,
+        behind_proxy=bool(settings.trusted_proxies),
+        legacy_networks=tuple(settings.legacy_networks),
+        admin_key=settings.admin_secret,
+    )
+    if not (settings.on_loopback or settings.trusted_network or policy.keys_required):
+        raise OpenDoor(
+            f"listening on {settings.host} without any key lets everyone who reaches it run code: make a key with"
+            f" `bitlane keys add NAME --data {settings.data}` or set BITLANE_ADMIN_KEY, listen on 127.0.0.1, or say"
+            " --trusted-network if only those who may submit can reach it"
+        )
+    return policy
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -100,19 +135,18 @@ def _add_pages(app: FastAPI) -> None:
         return RedirectResponse("/docs")
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Bitlane",
-            swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
-            swagger_css_url=f"{SWAGGER}/swagger-ui.css",
-            swagger_favicon_url=f"{SWAGGER}/favicon-32x32.png",
-        )
+    async def docs() -> FileResponse:
+        return FileResponse(WEB / "docs.html")
+
+    @app.get("/signin", include_in_schema=False)
+    async def signin() -> FileResponse:
+        return FileResponse(WEB / "signin.html")
 
 
 async def _start(
-    settings: Settings, stack: AsyncExitStack, clock: Clock, on_fatal: Callable[[BaseException], None]
+    settings: Settings, stack: AsyncExitStack, policy: Policy, on_fatal: Callable[[BaseException], None]
 ) -> Api:
+    clock = policy.clock
     data = _data_folder(settings)
     blobs = LocalBlobs(data / "blobs")
     store, lease = await _open_store(settings, stack, blobs, data, clock)
@@ -122,6 +156,8 @@ async def _start(
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
     board = Board(lanes=settings.lane_list)
+    switches = Switches(board=board, modes=LaneModeFile(data))
+    await switches.restore()
     outbox = _outbox(settings, stack, clock)
     jobs_ = Jobs(
         store=store,
@@ -132,7 +168,15 @@ async def _start(
         clock=clock,
         ids=Ids(secrets.token_bytes),
         targets=Targets(names=frozenset(targets)),
-        max_queued=settings.max_queued,
+        admission=Admission(
+            board=board,
+            clock=clock,
+            bounds=Bounds(
+                queued=settings.max_queued,
+                per_lane=settings.max_queued_per_lane,
+                per_client=settings.max_queued_per_client,
+            ),
+        ),
         outbox=outbox,
         jail=await _jail(settings),
     )
@@ -153,6 +197,8 @@ async def _start(
         jobs=jobs_,
         board=board,
         service=service,
+        switches=switches,
+        policy=policy,
         inbox=store,
         catalogue=catalogue,
         clock=clock,

@@ -5,14 +5,16 @@ Every method may raise ``PlatformError``; the errors named in a docstring are th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from app.domain.access import ApiKey
 from app.domain.delivery import Answer
 from app.domain.errors import FieldError
 from app.domain.evaluation import Json, Report, Suite
 from app.domain.job import Fault, Job, JobSpec, Status
+from app.domain.lanes import LaneMode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,7 @@ class JobFilter:
     state: Status | None = None
     lane: str | None = None
     experiment_id: str | None = None
+    owner: str | None = None
 
 
 class Store(Protocol):
@@ -39,7 +42,7 @@ class Store(Protocol):
     """
 
     async def add(self, job: Job) -> Job:
-        """Write a new job and return it at version 1. It becomes the newest of its experiment.
+        """Write a new job and return it at version 1. It becomes the newest of its owner's experiment.
 
         Raises ``Conflict`` if a job with this id exists.
         """
@@ -54,8 +57,8 @@ class Store(Protocol):
     async def get(self, job_id: str) -> Job | None:
         """The job with its report, as last committed (never an older version)."""
 
-    async def newest(self, experiment_id: str) -> Job | None:
-        """The job of this experiment that was added last, with its report."""
+    async def newest(self, experiment_id: str, owner: str = "local") -> Job | None:
+        """The job of this owner's experiment that was added last, with its report."""
 
     async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
         """Jobs by ``created_at``, newest first. Raises ``InvalidSpec`` naming ``cursor`` for one that is not ours."""
@@ -172,6 +175,25 @@ class Ready:
     device: str
     device_name: str
     jail: tuple[str, ...] = ()
+
+
+class Keys(Protocol):
+    """The API keys, as they are at the moment of the call: one that was revoked is refused from then on."""
+
+    def find(self, key_id: str) -> ApiKey | None:
+        """The key, whether it is still taken or not. Raises ``StoreUnavailable`` if the keys cannot be read."""
+
+    def required(self) -> bool:
+        """Whether callers have to show a key: once there was one, they have to, also when all are revoked."""
+
+
+class LaneModes(Protocol):
+    """What operators have the lanes do; it outlives the service."""
+
+    async def load(self) -> dict[str, LaneMode]: ...
+
+    async def save(self, modes: Mapping[str, LaneMode]) -> None:
+        """Durable when it returns."""
 
 
 class Executor(Protocol):

@@ -12,11 +12,14 @@ from types import FrameType
 
 import uvicorn
 
+from app.connection import PatientProtocol
+from app.domain.errors import PlatformError
 from app.main import create_app
 from app.settings import Settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 IDLE_CONNECTION_S = 75
+MAX_CONNECTIONS = 4096
 STOP_WITHIN_S = 10
 
 
@@ -45,15 +48,22 @@ def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
         fatal.append(error)
         server.should_exit = True
 
-    app = create_app(settings, on_fatal=stop)
+    try:
+        app = create_app(settings, on_fatal=stop)
+    except PlatformError as error:
+        listener.close()
+        fail(str(error))
+        return 1
     server = _Server(
         uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=PatientProtocol,
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=IDLE_CONNECTION_S,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )

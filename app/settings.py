@@ -57,16 +57,24 @@ class Settings(BaseSettings):
     public_url: Annotated[str, AfterValidator(_url)] | None = Field(
         None, description="This service's URL as others reach it, for links in pushed results."
     )
+    admin_key: SecretStr | None = Field(
+        None, min_length=16, description="A key with every scope, for where `bitlane keys add` cannot be run."
+    )
     trusted_network: bool = Field(
-        False, description="Allow listening on another address than loopback, without authentication."
+        False, description="Allow listening on another address than loopback without any key: whoever reaches it may."
+    )
+    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list, description="Addresses of proxies whose `X-Forwarded-For` and `-Proto` are believed."
     )
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
-        default_factory=list, description="Further values of the Host header that are answered."
+        default_factory=list, description="Further values of the Host header that are answered without a key."
     )
     legacy_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
-        LOOPBACK_NETWORKS, description="Networks that unsigned pushes are taken from."
+        LOOPBACK_NETWORKS, description="Networks from which the old routes and unsigned pushes need no key."
     )
     max_queued: int = Field(100_000, ge=1, description="How many jobs may be queued before the next gets 429.")
+    max_queued_per_lane: int = Field(100_000, ge=1, description="How many of them may wait for one lane.")
+    max_queued_per_client: int = Field(100_000, ge=1, description="How many of them may be one client's.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest body of a request.")
     limits: dict[str, float] = Field(default_factory=dict, description="Default limits of a job, as a JSON object.")
     max_limits: dict[str, float] = Field(default_factory=dict, description="Largest limits a job may ask for.")
@@ -80,7 +88,7 @@ class Settings(BaseSettings):
     dynamodb_endpoint: str | None = Field(None, description="URL of a DynamoDB server other than AWS's.")
     dynamodb_region: str | None = Field(None, description="AWS region; default: as usual for AWS.")
 
-    @field_validator("allowed_hosts", "legacy_networks", mode="before")
+    @field_validator("allowed_hosts", "legacy_networks", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -108,12 +116,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _closed_door(self) -> Self:
-        if self.host not in LOOPBACK_HOSTS and not self.trusted_network:
-            raise ValueError(
-                f"listening on {self.host} lets everyone who reaches it run code: listen on 127.0.0.1, or say "
-                "--trusted-network if only those who may submit can reach it"
-            )
+    def _limits_fit(self) -> Self:
         for name, default in dataclasses.asdict(self.default_limits).items():
             if default > getattr(self.largest_limits, name):
                 raise ValueError(f"the default of limit {name!r} is over its maximum")
@@ -154,6 +157,10 @@ class Settings(BaseSettings):
         if self.orchestrator is not None:
             targets["default"] = self.orchestrator
         return targets
+
+    @property
+    def admin_secret(self) -> str | None:
+        return None if self.admin_key is None else self.admin_key.get_secret_value()
 
     @property
     def secret(self) -> str | None:

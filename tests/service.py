@@ -57,7 +57,13 @@ class Bitlane:
     """One service. ``start`` may be called again after ``stop`` or ``kill``: the same data, the same port."""
 
     def __init__(
-        self, data: Path, *, lanes: str = "cpu=cpu", options: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+        self,
+        data: Path,
+        *,
+        lanes: str = "cpu=cpu",
+        options: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> None:
         self.data = data
         self.port = free_port()
@@ -75,7 +81,8 @@ class Bitlane:
             *options,
         ]
         self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}, **(env or {})}
-        self.http = httpx.Client(base_url=self.url, timeout=70.0, trust_env=False)
+        shown = {} if key is None else {"authorization": f"Bearer {key}"}
+        self.http = httpx.Client(base_url=self.url, timeout=70.0, trust_env=False, headers=shown)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Bitlane:

@@ -6,7 +6,11 @@ BitlaneError
 |   +-- NotFound                no such job, suite, lane ...               404
 |   +-- Conflict                the id or the experiment is taken          409
 |   +-- AlreadyEnded            the job is terminal, it cannot be cancelled 409
-|   +-- QueueFull               the queue's bound is reached               429
+|   |   +-- StillInFlight       the same request is being answered         409
+|   +-- KeyReused               the Idempotency-Key was for another body   422
+|   +-- QueueFull               a bound on jobs is reached                 429
+|   +-- Unauthenticated         nobody knows who calls                     401
+|   +-- Forbidden               the caller may not do this                 403
 +-- SubmissionError             whose fault: the submission's (code or limit)
 +-- PlatformError               whose fault: ours, or of what we depend on
     +-- WorkerLost              an evaluator, a zygote or a jail died under us
@@ -16,6 +20,7 @@ BitlaneError
     +-- StoreHeld               another service holds the store
     +-- Draining                the service is stopping                    503
     +-- JailTooWeak             the machine's jail is below the minimum    503
+    +-- OpenDoor                the settings would let strangers run code
     +-- IllegalTransition       an event that the state machine does not know: a bug
 """
 
@@ -65,6 +70,22 @@ class Conflict(RequestError):
     """The id or the experiment belongs to another job."""
 
 
+class StillInFlight(Conflict):
+    """The first request with this key has not been answered yet."""
+
+
+class KeyReused(RequestError):
+    """The Idempotency-Key belongs to another body."""
+
+
+class Unauthenticated(RequestError):
+    """No key was shown, or one that is not taken."""
+
+
+class Forbidden(RequestError):
+    """The caller is known and may not do this."""
+
+
 class AlreadyEnded(RequestError):
     """The job is terminal. ``state`` says how it ended."""
 
@@ -74,7 +95,7 @@ class AlreadyEnded(RequestError):
 
 
 class QueueFull(RequestError):
-    """The queue's bound is reached; ``retry_after_s`` is when to ask again."""
+    """A bound on jobs is reached (the queue's, a lane's, a client's); ``retry_after_s`` is when to ask again."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
@@ -119,6 +140,10 @@ class Draining(PlatformError):
 
 class JailTooWeak(PlatformError):
     """This machine offers fewer layers of isolation than the operator demands; nothing is run."""
+
+
+class OpenDoor(PlatformError):
+    """As it is set up, the service would run the code of whoever reaches it; it does not start."""
 
 
 class IllegalTransition(PlatformError):

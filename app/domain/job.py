@@ -179,6 +179,7 @@ class StateEvent:
 class Job:
     """``version`` counts commits; a store refuses a commit on another version than the stored one.
 
+    ``owner`` is the client that submitted it, ``weight`` that client's share of a busy lane.
     ``report`` is there once there are points. A list of jobs leaves it out.
     """
 
@@ -186,6 +187,8 @@ class Job:
     experiment_id: str
     spec: JobSpec
     created_at: float
+    owner: str = "local"
+    weight: int = 1
     deliver_to: str | None = None
     version: int = 0
     status: Status = Status.QUEUED

@@ -1,19 +1,17 @@
-"""Lanes, the devices that they stand on, and which queued job runs next.
+"""Lanes, and the devices that they stand on.
 
-A lane is a name, a torch device and a number of slots. Within a lane jobs run by priority, then in the order of their
-acceptance. A job that may use several lanes is taken by whichever is free first.
+A lane is a name, a torch device and a number of slots. A job that may use several lanes is taken by whichever is free
+first; ``waiting`` has the order.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.errors import FieldError, InvalidSpec
-from app.domain.job import Job
 
 MAX_SLOTS = 64
 
@@ -23,6 +21,18 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class LaneMode(StrEnum):
+    """What an operator has a lane do.
+
+    ``paused`` starts nothing; what waits for it waits on. ``draining`` runs what waits and fits no other lane, and no
+    such job is taken any more. What runs already is never touched.
+    """
+
+    OPEN = "open"
+    PAUSED = "paused"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,73 +97,3 @@ def eligible_lanes(device: str, lanes: Sequence[Lane]) -> frozenset[str]:
         offered = ", ".join(f"{lane.name} ({lane.device})" for lane in lanes) or "none at all"
         raise InvalidSpec([FieldError(field="device", message=f"no lane for {device!r}; this service has: {offered}")])
     return found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
-    """A queued job, as little of it as choosing needs."""
-
-    job_id: str
-    priority: int
-    created_at: float
-    lanes: frozenset[str]
-
-    @property
-    def key(self) -> tuple[int, float, str]:
-        return (-self.priority, self.created_at, self.job_id)
-
-
-def waiting(job: Job, lanes: frozenset[str]) -> Waiting:
-    return Waiting(job_id=job.id, priority=job.spec.priority, created_at=job.created_at, lanes=lanes)
-
-
-class WaitingJobs:
-    """The queued jobs in order.
-
-    Jobs that may use the same lanes stand in one sorted list, so that choosing looks at one head a list and a position
-    is a few bisections.
-    """
-
-    def __init__(self) -> None:
-        self._groups: dict[frozenset[str], list[tuple[int, float, str]]] = {}
-        self._jobs: dict[str, Waiting] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._jobs
-
-    def add(self, job: Waiting) -> None:
-        """Adding a job that is there already changes nothing."""
-        if job.job_id not in self._jobs:
-            self._jobs[job.job_id] = job
-            insort(self._groups.setdefault(job.lanes, []), job.key)
-
-    def discard(self, job_id: str) -> None:
-        job = self._jobs.pop(job_id, None)
-        if job is not None:
-            group = self._groups[job.lanes]
-            del group[bisect_left(group, job.key)]
-            if not group:
-                del self._groups[job.lanes]
-
-    def heads(self, lane: str) -> Iterable[Waiting]:
-        """The first job of every list that the lane may take from."""
-        return (self._jobs[group[0][2]] for lanes, group in self._groups.items() if lane in lanes)
-
-    def position(self, job_id: str) -> int | None:
-        """How many jobs stand before this one that could take a lane which it may use; None if it does not wait."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            return None
-        return sum(bisect_left(group, job.key) for lanes, group in self._groups.items() if lanes & job.lanes)
-
-    def depth(self, lane: str) -> int:
-        """How many waiting jobs may use the lane."""
-        return sum(len(group) for lanes, group in self._groups.items() if lane in lanes)
-
-
-def next_job(lane: Lane, jobs: WaitingJobs) -> Waiting | None:
-    """The job that a free slot of ``lane`` runs next."""
-    return min(jobs.heads(lane.name), key=lambda job: job.key, default=None)

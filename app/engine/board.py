@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from app.domain.errors import InvalidSpec
 from app.domain.evaluation import Report
 from app.domain.job import Job
-from app.domain.lanes import Device, Lane, WaitingJobs, eligible_lanes, next_job, waiting
+from app.domain.lanes import Device, Lane, LaneMode, eligible_lanes
+from app.domain.waiting import WaitingJobs, waiting
 from app.ports import Progress, Ready
 
 _WEIGHT_OF_NEWEST = 0.2
@@ -24,6 +25,7 @@ class LaneState:
 
     lane: Lane
     queue: asyncio.Queue[str]
+    mode: LaneMode = LaneMode.OPEN
     free: int = 0
     working: int = 0
     ready: Ready | None = None
@@ -31,6 +33,11 @@ class LaneState:
     run_s: float | None = None
     s_per_pixel: float | None = None
     processed: int = 0
+
+    @property
+    def takes(self) -> bool:
+        """Whether a waiting job could start here now."""
+        return self.free > 0 and self.mode is not LaneMode.PAUSED
 
     def ran(self, seconds: float, report: Report | None) -> None:
         """Note how long an attempt took: waits and durations are estimated from moving averages."""
@@ -65,7 +72,7 @@ class Board:
     lanes: tuple[Lane, ...]
     waiting: WaitingJobs = field(default_factory=WaitingJobs)
     running: dict[str, Running] = field(default_factory=dict)
-    stranded: set[str] = field(default_factory=set)
+    stranded: dict[str, str] = field(default_factory=dict)
     claiming: set[str] = field(default_factory=set)
     stop_requests: set[str] = field(default_factory=set)
     closed: bool = False
@@ -85,14 +92,14 @@ class Board:
         try:
             lanes = eligible_lanes(job.spec.device, self.lanes)
         except InvalidSpec:
-            self.stranded.add(job.id)
+            self.stranded[job.id] = job.owner
             return
         self.waiting.add(waiting(job, lanes))
         self.dispatch()
 
     def withdraw(self, job_id: str) -> None:
         self.waiting.discard(job_id)
-        self.stranded.discard(job_id)
+        self.stranded.pop(job_id, None)
 
     def slot_free(self, lane: str) -> None:
         """A slot of the lane is warm and waits on its queue."""
@@ -111,8 +118,9 @@ class Board:
         if self.closed:
             return
         for state in self.states.values():
-            while state.free > 0 and (picked := next_job(state.lane, self.waiting)) is not None:
-                self.waiting.discard(picked.job_id)
+            spared = self.open_lanes if state.mode is LaneMode.DRAINING else frozenset[str]()
+            while state.takes and (picked := self.waiting.next(state.lane.name, spared)) is not None:
+                self.waiting.take(state.lane.name, picked)
                 self.claiming.add(picked.job_id)
                 state.free -= 1
                 state.queue.put_nowait(picked.job_id)
@@ -136,6 +144,21 @@ class Board:
         self.running.pop(job_id, None)
         self.stop_requests.discard(job_id)
 
+    def switch(self, lane: str, mode: LaneMode) -> None:
+        self.states[lane].mode = mode
+        self.dispatch()
+
+    @property
+    def open_lanes(self) -> frozenset[str]:
+        """The lanes that take whatever job fits them."""
+        return frozenset(
+            name for name, state in self.states.items() if state.mode is LaneMode.OPEN and state.broken is None
+        )
+
+    def of_client(self, client: str) -> int:
+        """How many jobs of the client wait."""
+        return self.waiting.of_client(client) + sum(owner == client for owner in self.stranded.values())
+
     @property
     def queued(self) -> int:
         """How many jobs wait, those included that no lane of this service fits."""
@@ -148,6 +171,11 @@ class Board:
         if state.free > 0 and before == 0:
             return 0.0
         return None if state.run_s is None else state.run_s * (before + 1) / state.lane.slots
+
+    def one_leaves_s(self, lanes: frozenset[str]) -> float | None:
+        """How often a job that waits for these lanes gets its turn, None before one of them has run anything."""
+        paces = [state.lane.slots / state.run_s for name in lanes if (state := self.states[name]).run_s]
+        return 1 / sum(paces) if paces else None
 
     def estimate_s(self, lanes: frozenset[str], pixels: int) -> float | None:
         """How long a job over so many pixels is likely to run, None before one of its lanes has measured anything."""

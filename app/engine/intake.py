@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from app.domain.access import LOCAL, Client
 from app.domain.errors import FieldError, InvalidSpec
 from app.domain.evaluation import MAX_RAW_CLIP_BYTES, Clip, FrameRange, Json, Params, Suite
 from app.domain.job import JobSpec, Limits
@@ -17,12 +18,17 @@ CODE_FIELDS = ("encoder", "decoder")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A submission whose types are right; what its names mean has not been looked at."""
+    """A submission whose types are right; what its names mean has not been looked at.
+
+    ``repeat_key`` is the caller's Idempotency-Key.
+    """
 
     encoder: str
     decoder: str
     body_sha256: str
+    client: Client = LOCAL.client
     job_id: str | None = None
+    repeat_key: str | None = None
     experiment_id: str | None = None
     contract: str = "auto"
     device: str = "auto"

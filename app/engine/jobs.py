@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.domain.access import LOCAL
 from app.domain.errors import (
     AlreadyEnded,
     Conflict,
@@ -14,13 +15,15 @@ from app.domain.errors import (
     FieldError,
     InvalidSpec,
     JailTooWeak,
+    KeyReused,
     NotFound,
-    QueueFull,
     StaleVersion,
+    StillInFlight,
     StoreUnavailable,
 )
 from app.domain.jail import Jail
 from app.domain.job import Job, Status
+from app.domain.lanes import LaneMode
 from app.domain.lifecycle import (
     CancelRequested,
     Decision,
@@ -35,13 +38,13 @@ from app.domain.lifecycle import (
     submitted,
 )
 from app.engine.board import Board
+from app.engine.bounds import Admission
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Checked, Intake, Submission
 from app.engine.outbox import Outbox
 from app.ports import Blobs, Clock, JobFilter, Page, Store
 
-FULL_RETRY_AFTER_S = 30.0
 _TICK_S = 1e-6
 
 
@@ -74,7 +77,7 @@ class Jobs:
         clock: Clock,
         ids: Ids,
         targets: Targets,
-        max_queued: int,
+        admission: Admission,
         outbox: Outbox,
         jail: Jail | None = None,
     ) -> None:
@@ -86,12 +89,12 @@ class Jobs:
         self._clock = clock
         self._ids = ids
         self._targets = targets
-        self._max_queued = max_queued
+        self._admission = admission
         self._outbox = outbox
         self.jail = jail or Jail()
-        self._experiments: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._experiments: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
         self._last_created_at = 0.0
-        self._being_added = 0
+        self._in_flight: set[tuple[str, str]] = set()
         self._doubtful: set[str] = set()
         self._closed: str | None = "the service is starting"
         self._held_until = 0.0
@@ -119,13 +122,27 @@ class Jobs:
     async def submit(self, submission: Submission) -> Job:
         """Accept a job: when this returns it is durable and will be run.
 
-        The same experiment while its job is active, or the same id, with the same body gives that job again. Raises
-        ``InvalidSpec``, ``Conflict``, ``QueueFull``, ``Draining``, ``JailTooWeak``, ``StoreUnavailable``.
+        The same experiment while its job is active, the same id or the same key, with the same body, gives that job
+        again. Raises ``InvalidSpec``, ``Conflict``, ``KeyReused``, ``QueueFull``, ``Draining``, ``JailTooWeak``,
+        ``StoreUnavailable``.
         """
         if self.closed is not None:
             raise Draining(self.closed)
         if self.jail.refusal is not None:
             raise JailTooWeak(self.jail.refusal)
+        if submission.repeat_key is None or submission.job_id is not None:
+            return await self._submit(submission)
+        key = (submission.client.name, submission.repeat_key)
+        if key in self._in_flight:
+            raise StillInFlight("the first request with this Idempotency-Key has not been answered yet")
+        self._in_flight.add(key)
+        try:
+            # The key is kept with the job, as its id, and so for as long as the job.
+            return await self._submit(replace(submission, job_id=self._ids.of_key(*key)))
+        finally:
+            self._in_flight.discard(key)
+
+    async def _submit(self, submission: Submission) -> Job:
         target = self._targets.resolve(submission.deliver_to)
         if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
             return self._known(known, submission)
@@ -133,7 +150,7 @@ class Jobs:
         key = submission.experiment_id or submission.job_id
         if key is None:
             return await self._accept(submission, checked, target)
-        async with self._alone(key):
+        async with self._alone((submission.client.name, key)):
             known = await self._active(submission)
             if known is not None:
                 return self._known(known, submission)
@@ -149,20 +166,20 @@ class Jobs:
             return known
         if submission.experiment_id is None:
             return None
-        newest = await self._store.newest(submission.experiment_id)
+        newest = await self._store.newest(submission.experiment_id, submission.client.name)
         return newest if newest is not None and not newest.status.terminal else None
 
     async def _accept(self, submission: Submission, checked: Checked, target: str | None) -> Job:
-        if self.full:
-            raise QueueFull(f"the queue holds {self._max_queued} jobs, its bound", retry_after_s=FULL_RETRY_AFTER_S)
-        self._being_added += 1
-        try:
+        with self._admission.admit(submission.client, self._not_draining(checked.lanes)):
             code = (submission.encoder.encode(), submission.decoder.encode())
             await asyncio.gather(*(self._blobs.put(source) for source in code))
-            job = await self._add(self._new(submission, checked, target))
-        finally:
-            self._being_added -= 1
-        return job
+            return await self._add(self._new(submission, checked, target))
+
+    def _not_draining(self, lanes: frozenset[str]) -> frozenset[str]:
+        left = frozenset(name for name in lanes if self._board.states[name].mode is not LaneMode.DRAINING)
+        if not left:
+            raise Draining(f"lane {' and '.join(sorted(lanes))} is being drained and takes no new jobs")
+        return left
 
     async def _add(self, job: Job) -> Job:
         try:
@@ -209,12 +226,14 @@ class Jobs:
             experiment_id=submission.experiment_id or job_id,
             spec=checked.spec,
             created_at=now,
+            owner=submission.client.name,
+            weight=submission.client.weight,
             deliver_to=target,
         )
-        return submitted(job)
+        return submitted(job, actor=job.owner)
 
     @asynccontextmanager
-    async def _alone(self, key: str) -> AsyncIterator[None]:
+    async def _alone(self, key: tuple[str, str]) -> AsyncIterator[None]:
         """One submission at a time for each experiment: two at once would both find none active."""
         lock, users = self._experiments.get(key, (asyncio.Lock(), 0))
         self._experiments[key] = (lock, users + 1)
@@ -229,13 +248,9 @@ class Jobs:
                 self._experiments[key] = (lock, users - 1)
 
     @property
-    def full(self) -> bool:
-        return self._board.queued + self._being_added >= self._max_queued
-
-    @property
     def refuses(self) -> bool:
         """Whether the next submission would be refused, however good it is."""
-        return self.closed is not None or self.jail.refusal is not None or self.full
+        return self.closed is not None or self.jail.refusal is not None or self._admission.full
 
     async def probe(self) -> None:
         """Raises ``StoreUnavailable`` if the store does not answer."""
@@ -248,8 +263,8 @@ class Jobs:
             raise NotFound(f"there is no job {job_id!r}")
         return job
 
-    async def newest(self, experiment_id: str) -> Job | None:
-        return await self._store.newest(experiment_id)
+    async def newest(self, experiment_id: str, owner: str = LOCAL.client.name) -> Job | None:
+        return await self._store.newest(experiment_id, owner)
 
     async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> Page:
         return await self._store.page(wanted, limit=limit, cursor=cursor)
@@ -272,14 +287,14 @@ class Jobs:
                 except TimeoutError:
                     return await self.get(job_id)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, actor: str = LOCAL.client.name) -> Job:
         """End a queued job at once and kill a running one. Raises ``NotFound``, ``AlreadyEnded``."""
-        decision = await self.apply(job_id, CancelRequested(at=self._clock.now()))
+        decision = await self.apply(job_id, CancelRequested(at=self._clock.now(), actor=actor))
         if decision.job.status.terminal and not decision.changed:
             raise AlreadyEnded(job_id, decision.job.status.value)
         return decision.job
 
-    async def redeliver(self, job_id: str) -> Job:
+    async def redeliver(self, job_id: str, *, actor: str = LOCAL.client.name) -> Job:
         """Send the result again. Raises ``NotFound``; ``Conflict`` without a result or without a target."""
         job = await self.get(job_id)
         if not job.status.terminal:
@@ -287,7 +302,7 @@ class Jobs:
         target = job.deliver_to or "default"
         if target not in self._targets.names:
             raise Conflict(f"this service has no target {target!r} to deliver to")
-        decision = await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target))
+        decision = await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target, actor=actor))
         self._outbox.probe(target)
         return decision.job
 
@@ -341,9 +356,13 @@ class Jobs:
 
 
 def _same(known: Job, submission: Submission) -> Job:
+    if known.owner != submission.client.name:
+        raise Conflict(f"the id {known.id!r} is taken")
     if known.spec.body_sha256 == submission.body_sha256:
         return known
     if known.id == submission.job_id:
+        if submission.repeat_key is not None:
+            raise KeyReused("this Idempotency-Key was used with another body")
         raise Conflict(f"job {known.id!r} exists already, with another body")
     active = "is still " + (Status.RUNNING.value if known.status is Status.RUNNING else Status.QUEUED.value)
     raise Conflict(f"experiment {known.experiment_id!r} {active} as job {known.id}, with another body")

@@ -13,7 +13,9 @@ from app.domain.job import Limits
 from app.engine.board import Board
 from app.engine.jobs import Jobs
 from app.engine.service import Service
+from app.engine.switches import Switches
 from app.ports import Catalogue, Clock, Inbox
+from app.routers.gate import Policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +23,8 @@ class Api:
     jobs: Jobs
     board: Board
     service: Service
+    switches: Switches
+    policy: Policy
     inbox: Inbox
     catalogue: Catalogue
     clock: Clock

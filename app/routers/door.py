@@ -1,20 +1,24 @@
-"""What every request passes first: whom it is addressed to, where it comes from, and how large it is."""
+"""What every request passes: how large its body is and how fast it comes, and what every answer tells a browser."""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.routers.errors import BodyTooLarge, problem, too_large
+from app.routers.errors import BodyTooLarge, BodyTooSlow, too_large, too_slow
+
+# A body of the largest size comes in time over 100 kB/s.
+BODY_S = 60.0
 
 
 class BodyLimit:
-    """Answers 413 to a body over ``max_bytes``, whatever its header says."""
+    """Answers 413 to a body over ``max_bytes``, whatever its header says, and 408 to one that is not there in time."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, within_s: float = BODY_S) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._within_s = within_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -25,12 +29,19 @@ class BodyLimit:
             await too_large(BodyTooLarge(self._max_bytes))(scope, receive, send)
             return
         seen = 0
-        started = False
+        started = whole = False
+        deadline = asyncio.get_running_loop().time() + self._within_s
 
         async def bounded_receive() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                # Once the body is there, what is waited for is that the client goes away.
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow(self._within_s) from None
             if message["type"] == "http.request":
+                whole = not message.get("more_body", False)
                 seen += len(message.get("body", b""))
                 if seen > self._max_bytes:
                     raise BodyTooLarge(self._max_bytes)
@@ -46,34 +57,48 @@ class BodyLimit:
         except BodyTooLarge as error:
             if not started:
                 await too_large(error)(scope, receive, send)
+        except BodyTooSlow as error:
+            if not started:
+                await too_slow(error)(scope, receive, send)
 
 
-class AddressCheck:
-    """On loopback a web page must not reach the service through the user's browser: ``Host`` must be ours (else 421),
-    and so must ``Origin`` where there is one (else 403)."""
+class SecurityHeaders:
+    """What every answer tells a browser: no guessing of types, no frames, no scripts from elsewhere, nothing kept.
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    There are no CORS headers: pages of other origins get nothing.
+    """
+
+    _ALWAYS = (
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-opener-policy", b"same-origin"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        (
+            b"content-security-policy",
+            b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:;"
+            b" connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    )
+    _SECURE = (b"strict-transport-security", b"max-age=31536000")
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            host = headers.get(b"host", b"").decode("latin-1")
-            origin = headers.get(b"origin", b"").decode("latin-1")
-            if _name(f"//{host}") not in self._hosts:
-                answer = problem(421, f"this service does not answer for host {host!r}", error_type="wrong_host")
-                await answer(scope, receive, send)
-                return
-            if origin and _name(origin) not in self._hosts:
-                answer = problem(403, f"pages from {origin!r} may not call this service", error_type="wrong_origin")
-                await answer(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
 
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                more = [pair for pair in self._ALWAYS if pair[0] not in given]
+                if b"cache-control" not in given and not scope["path"].startswith("/static/"):
+                    more.append((b"cache-control", b"no-store"))
+                if scope["scheme"] == "https":
+                    more.append(self._SECURE)
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
 
-def _name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+        await self._app(scope, receive, with_headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -18,12 +19,16 @@ from app.domain.errors import (
     Conflict,
     Draining,
     FieldError,
+    Forbidden,
     InvalidSpec,
     JailTooWeak,
+    KeyReused,
     NotFound,
     QueueFull,
     StaleVersion,
+    StillInFlight,
     StoreUnavailable,
+    Unauthenticated,
 )
 
 RETRY_AFTER_S = 5.0
@@ -31,9 +36,13 @@ RETRY_AFTER_S = 5.0
 # error: (status, error_type, retryable)
 TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
     InvalidSpec: (422, "invalid_spec", False),
+    Unauthenticated: (401, "unauthenticated", False),
+    Forbidden: (403, "forbidden", False),
     NotFound: (404, "not_found", False),
     Conflict: (409, "conflict", False),
     AlreadyEnded: (409, "already_ended", False),
+    StillInFlight: (409, "in_flight", True),
+    KeyReused: (422, "idempotency_key_reused", False),
     QueueFull: (429, "queue_full", True),
     Draining: (503, "draining", True),
     JailTooWeak: (503, "jail_too_weak", False),
@@ -45,6 +54,7 @@ _TYPES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "too_large",
     415: "unsupported_media_type",
 }
@@ -78,6 +88,17 @@ class BodyTooLarge(Exception):
         super().__init__(f"the body is over the limit of {max_bytes} bytes")
 
 
+class BodyTooSlow(Exception):
+    """The body was not there in time."""
+
+    def __init__(self, within_s: float) -> None:
+        super().__init__(f"the body was not there within {within_s:g} s")
+
+
+def too_slow(error: BodyTooSlow) -> JSONResponse:
+    return problem(408, str(error), headers={"connection": "close"})
+
+
 def too_large(error: BodyTooLarge) -> JSONResponse:
     return problem(413, str(error), headers={"connection": "close"})
 
@@ -91,6 +112,8 @@ def of_error(error: BitlaneError) -> JSONResponse:
         more["errors"] = [_without_none(asdict(field)) for field in error.errors]
     if isinstance(error, AlreadyEnded):
         more["state"] = error.state
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="bitlane"'
     if retryable:
         pause = error.retry_after_s if isinstance(error, QueueFull) else RETRY_AFTER_S
         headers["retry-after"] = str(math.ceil(pause))
@@ -106,10 +129,10 @@ def _is_json(request: Request) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def invalid_spec(error: RequestValidationError) -> InvalidSpec:
+def invalid_spec(errors: Sequence[Any]) -> InvalidSpec:
     """Our own error for one that the framework or pydantic raised: fields by their path, without the body's text."""
     found = []
-    for item in error.errors():
+    for item in errors:
         where = (
             item["loc"][1:] if item["loc"] and item["loc"][0] in ("body", "query", "path", "header") else item["loc"]
         )
@@ -135,7 +158,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         about_body = any(item["loc"][:1] == ("body",) for item in error.errors())
         if about_body and request.headers.get("content-length", "0") != "0":
             return problem(415, "the body must be JSON, with content-type application/json")
-    return of_error(invalid_spec(error))
+    return of_error(invalid_spec(error.errors()))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
@@ -143,6 +166,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     # The framework answers 400 to whatever happens while it reads a body; what happened is the cause.
     if isinstance(error.__cause__, BodyTooLarge):
         return too_large(error.__cause__)
+    if isinstance(error.__cause__, BodyTooSlow):
+        return too_slow(error.__cause__)
     if isinstance(error.__cause__, ValueError | RecursionError):
         return of_error(InvalidSpec([FieldError(field="body", message=f"not JSON: {error.__cause__}")]))
     return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))

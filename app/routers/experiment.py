@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -10,14 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from app.domain.errors import Conflict, Draining, InvalidSpec, JailTooWeak, QueueFull, StoreUnavailable
+from app.domain.access import Caller, Scope
+from app.domain.errors import Conflict, Draining, InvalidSpec, JailTooWeak, KeyReused, QueueFull, StoreUnavailable
 from app.domain.job import Job, Status
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.intake import Submission
 from app.ports import JobFilter
 from app.routers.api import Api, TheApi
-from app.routers.errors import TABLE
+from app.routers.auth import Reader, Submitter
+from app.routers.conditional import repeat_key
+from app.routers.errors import of_error
 from app.routers.health import store_trouble
 from app.routers.models import (
     CODE_NAMES,
@@ -80,9 +84,10 @@ def _in_old_words(
             return await route(*args, **kwargs)
         except InvalidSpec as error:
             return _error(400, str(error))
-        except (Conflict, QueueFull, Draining, JailTooWeak, StoreUnavailable) as error:
-            status, _, retryable = TABLE[type(error)]
-            return _error(status, str(error), **({"retry_after": "5"} if retryable else {}))
+        except (Conflict, KeyReused, QueueFull, Draining, JailTooWeak, StoreUnavailable) as error:
+            told = of_error(error)
+            kept = {"retry_after": told.headers["retry-after"]} if "retry-after" in told.headers else {}
+            return _error(told.status_code, str(error), **kept)
 
     return answered
 
@@ -96,7 +101,7 @@ def _in_old_words(
     },
 )
 @_in_old_words
-async def experiment(request: Request, api: TheApi) -> JSONResponse:
+async def experiment(request: Request, api: TheApi, caller: Submitter) -> JSONResponse:
     """Queue an experiment; always 202, never 503 because another one runs."""
     try:
         body = await request.json()
@@ -107,7 +112,11 @@ async def experiment(request: Request, api: TheApi) -> JSONResponse:
     submission = _submission(body, api)
     if isinstance(submission, str):
         return _error(400, submission)
-    job = await api.jobs.submit(submission)
+    try:
+        key = repeat_key(request)
+    except InvalidSpec as error:
+        return _error(400, str(error))
+    job = await api.jobs.submit(replace(submission, client=caller.client, repeat_key=key))
     position = queue_position(job, api.board)
     return JSONResponse(
         {
@@ -184,7 +193,7 @@ def _about(api: Api) -> dict[str, Any]:
 
 
 @router.get("/status")
-async def status(api: TheApi) -> dict[str, Any]:
+async def status(api: TheApi, caller: Reader) -> dict[str, Any]:
     """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
     return {**_about(api), "is_processing": api.jobs.refuses, "queue_length": api.board.queued}
 
@@ -203,13 +212,13 @@ def _result(api: Api, job: Job) -> dict[str, Any]:
 
 @router.get("/experiment/{experiment_id:path}/status")
 @_in_old_words
-async def experiment_status(api: TheApi, experiment_id: str) -> JSONResponse:
+async def experiment_status(api: TheApi, caller: Reader, experiment_id: str) -> JSONResponse:
     """The result once there is one; a result of our own goes before one that was pushed to us."""
     try:
         _experiment_id.validate_python(experiment_id)
     except ValidationError:
         return JSONResponse({"status": "not_found", "experiment_id": experiment_id}, 404)
-    job = await api.jobs.newest(experiment_id)
+    job = await _newest(api, caller, experiment_id)
     if job is not None:
         if job.status.terminal:
             return JSONResponse(_result(api, job))
@@ -221,11 +230,20 @@ async def experiment_status(api: TheApi, experiment_id: str) -> JSONResponse:
     return JSONResponse({"status": "not_found", "experiment_id": experiment_id}, 404)
 
 
+async def _newest(api: Api, caller: Caller, experiment_id: str) -> Job | None:
+    """The caller's own job of that experiment; without one, of those that it may see the newest."""
+    job = await api.jobs.newest(experiment_id, caller.client.name)
+    if job is not None or not caller.may(Scope.READ_ALL):
+        return job
+    page = await api.jobs.page(JobFilter(experiment_id=experiment_id), limit=1, cursor=None)
+    return await api.jobs.get(page.jobs[0].id) if page.jobs else None
+
+
 @router.get("/experiments")
-async def experiments(api: TheApi) -> dict[str, Any]:
+async def experiments(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Ids of experiments, newest first, at most 1000 of each state."""
-    active = [*await _ids(api, Status.RUNNING), *await _ids(api, Status.QUEUED)]
-    ended = [job_id for state in Status if state.terminal for job_id in await _ids(api, state)]
+    active = [*await _ids(api, caller, Status.RUNNING), *await _ids(api, caller, Status.QUEUED)]
+    ended = [job_id for state in Status if state.terminal for job_id in await _ids(api, caller, state)]
     ended += await api.inbox.experiments(limit=LISTED)
     running = set(active)
     return {
@@ -235,6 +253,7 @@ async def experiments(api: TheApi) -> dict[str, Any]:
     }
 
 
-async def _ids(api: Api, state: Status) -> list[str]:
-    page = await api.jobs.page(JobFilter(state=state), limit=LISTED, cursor=None)
+async def _ids(api: Api, caller: Caller, state: Status) -> list[str]:
+    owner = None if caller.may(Scope.READ_ALL) else caller.client.name
+    page = await api.jobs.page(JobFilter(state=state, owner=owner), limit=LISTED, cursor=None)
     return [job.experiment_id for job in page.jobs]

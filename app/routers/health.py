@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from app.domain.access import Scope
 from app.domain.errors import StoreUnavailable
 from app.routers.api import Api, TheApi
+from app.routers.auth import Anyone, needs
 from app.routers.lanes import lane_state
 
 router = APIRouter(tags=["service"])
@@ -21,13 +23,15 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "A submission would be refused."}})
-async def readyz(api: TheApi, verbose: Annotated[str | None, Query(max_length=8)] = None) -> JSONResponse:
-    """503 only when a submission would be refused; with ``verbose`` each dependency by name."""
+async def readyz(
+    api: TheApi, caller: Anyone, verbose: Annotated[str | None, Query(max_length=8)] = None
+) -> JSONResponse:
+    """503 only when a submission would be refused; with ``verbose`` (for those who may read) each dependency."""
     store = await store_trouble(api)
     jail = api.jobs.jail
     refused = api.jobs.closed or jail.refusal or store
     body: dict[str, Any] = {"status": "ready" if refused is None else "unavailable"}
-    if verbose is not None and verbose not in ("0", "false"):
+    if verbose is not None and verbose not in ("0", "false") and needs(Scope.READ)(caller):
         body["reason"] = refused
         body["checks"] = {
             "service": {"ok": api.jobs.closed is None, "reason": api.jobs.closed},

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 
-from app.domain.errors import Conflict, FieldError, InvalidSpec
+from app.domain.access import Caller, Scope
+from app.domain.errors import BitlaneError, Conflict, FieldError, Forbidden, InvalidSpec, NotFound
 from app.domain.job import Job, Status
-from app.engine.intake import Checked
+from app.engine.intake import Checked, Submission
 from app.ports import JobFilter
 from app.routers.api import Api, TheApi
+from app.routers.auth import Reader, Submitter
+from app.routers.conditional import MAX_WAIT_S, answered, preferred_wait_s, repeat_key
+from app.routers.errors import invalid_spec, of_error
 from app.routers.models import (
+    BatchIn,
+    BatchOut,
+    EventsOut,
     ExperimentId,
     JobId,
     JobOut,
@@ -24,49 +33,105 @@ from app.routers.models import (
     given_code_names,
     submission_of,
 )
-from app.routers.view import ValueResponse, job_view
+from app.routers.view import ValueResponse, event_view, job_view
 
-MAX_WAIT_S = 60.0
+MAX_BATCH = 100
 POLL_AFTER_S = "1"
 
 router = APIRouter(tags=["jobs"])
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (404, 409, 413, 415, 422, 429, 503)
+    for status in (401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 }
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": JobOut, "description": "Accepted, durably."}, **_PROBLEMS}
+_UNCHANGED: dict[str, Any] = {"description": "What `If-None-Match` names is still so."}
+
+
+def _readable(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route that reads."""
+    return {status: _PROBLEMS[status] for status in (401, 403, *statuses)}
+
+
 DryRun = Annotated[bool, Query(description="Only say what would happen; 200.")]
 WaitS = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Answer when it ends, or then.")]
 ThisJob = Annotated[JobId, Path(description="The job's id.")]
 
 
 @router.post("/jobs", status_code=202, responses=_ACCEPTED)
-async def submit(request: Request, spec: JobSpecIn, api: TheApi, dry_run: DryRun = False) -> JSONResponse:
-    """Queue an experiment. When the 202 leaves, the job is durable and will end in exactly one result."""
-    return await _submit(request, spec, api, job_id=None, dry_run=dry_run)
+async def submit(
+    request: Request, spec: JobSpecIn, api: TheApi, caller: Submitter, dry_run: DryRun = False
+) -> JSONResponse:
+    """Queue an experiment. When the 202 leaves, the job is durable and will end in exactly one result.
+
+    With an `Idempotency-Key` sending it again gives the same job; with `Prefer: wait=N` the answer is 200 with the
+    finished job if it ends within N seconds.
+    """
+    return await _submit(request, spec, api, caller, job_id=None, dry_run=dry_run)
 
 
 @router.put("/jobs/{job_id}", status_code=202, responses=_ACCEPTED)
 async def submit_as(
-    request: Request, job_id: ThisJob, spec: JobSpecIn, api: TheApi, dry_run: DryRun = False
+    request: Request, job_id: ThisJob, spec: JobSpecIn, api: TheApi, caller: Submitter, dry_run: DryRun = False
 ) -> JSONResponse:
     """The same, with an id of your own; sending it again is safe."""
-    return await _submit(request, spec, api, job_id=job_id, dry_run=dry_run)
+    return await _submit(request, spec, api, caller, job_id=job_id, dry_run=dry_run)
 
 
-async def _submit(request: Request, spec: JobSpecIn, api: Api, *, job_id: str | None, dry_run: bool) -> JSONResponse:
-    submission = submission_of(
-        spec,
-        job_id=job_id,
-        names=given_code_names(await request.json()),
-        default=api.default_limits,
-        largest=api.largest_limits,
-    )
+async def _submit(
+    request: Request, spec: JobSpecIn, api: Api, caller: Caller, *, job_id: str | None, dry_run: bool
+) -> JSONResponse:
+    names = given_code_names(await request.json())
+    submission = _submission(spec, api, caller, job_id=job_id, key=repeat_key(request), names=names)
     if dry_run:
         return JSONResponse(_dry_run_view(api, await api.jobs.check(submission)))
     job = await api.jobs.submit(submission)
-    headers = {"location": f"/jobs/{job.id}", "retry-after": POLL_AFTER_S}
-    return ValueResponse(job_view(job, api.board), 202, headers=headers)
+    headers = {"location": f"/jobs/{job.id}"}
+    wait_s = preferred_wait_s(request)
+    if wait_s is not None:
+        headers["preference-applied"] = f"wait={wait_s:g}"
+        job = await api.jobs.ended(job.id, within_s=wait_s)
+        if job.status.terminal:
+            return ValueResponse(job_view(job, api.board), 200, headers=headers)
+    return ValueResponse(job_view(job, api.board), 202, headers={**headers, "retry-after": POLL_AFTER_S})
+
+
+def _submission(
+    spec: JobSpecIn, api: Api, caller: Caller, *, job_id: str | None, key: str | None, names: dict[str, str]
+) -> Submission:
+    """Raises ``Forbidden`` for a priority that is not everybody's, ``InvalidSpec``."""
+    if spec.priority > 0 and not caller.may(Scope.ADMIN):
+        raise Forbidden(f"a priority above 0 needs a key with the scope {Scope.ADMIN.value!r}")
+    submission = submission_of(spec, job_id=job_id, names=names, default=api.default_limits, largest=api.largest_limits)
+    return replace(submission, client=caller.client, repeat_key=key)
+
+
+@router.post("/jobs/batch", responses={200: {"model": BatchOut}, **_PROBLEMS})
+async def submit_batch(request: Request, batch: BatchIn | list[dict[str, Any]], api: TheApi, caller: Submitter) -> Any:
+    """Queue up to 100 experiments, in their order. Each gets its own answer: a job, or what is wrong with it."""
+    bodies = batch if isinstance(batch, list) else batch.jobs
+    if not 1 <= len(bodies) <= MAX_BATCH:
+        message = f"1 to {MAX_BATCH} specs are possible, not {len(bodies)}"
+        raise InvalidSpec([FieldError(field="jobs", message=message)])
+    key = repeat_key(request)
+    results = [
+        await _one_of_batch(body, api, caller, None if key is None else f"{key}#{index}")
+        for index, body in enumerate(bodies)
+    ]
+    return ValueResponse({"results": results})
+
+
+async def _one_of_batch(body: dict[str, Any], api: Api, caller: Caller, key: str | None) -> dict[str, Any]:
+    try:
+        spec = JobSpecIn.model_validate(body)
+        names = given_code_names(body)
+        job = await api.jobs.submit(_submission(spec, api, caller, job_id=None, key=key, names=names))
+    except ValidationError as error:
+        refused = of_error(invalid_spec(error.errors()))
+    except BitlaneError as error:
+        refused = of_error(error)
+    else:
+        return {"status": 202, "job": job_view(job, api.board)}
+    return {"status": refused.status_code, "problem": json.loads(bytes(refused.body))}
 
 
 def _dry_run_view(api: Api, checked: Checked) -> dict[str, Any]:
@@ -88,26 +153,48 @@ def _dry_run_view(api: Api, checked: Checked) -> dict[str, Any]:
     }
 
 
-@router.get("/jobs", responses={200: {"model": PageOut}, 422: _PROBLEMS[422], 503: _PROBLEMS[503]})
+@router.get("/jobs", responses={200: {"model": PageOut}, **_readable(422, 503)})
 async def list_jobs(
     api: TheApi,
+    caller: Reader,
     state: Annotated[Status | None, Query()] = None,
     lane: Annotated[Name | None, Query()] = None,
     experiment_id: Annotated[ExperimentId | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> JSONResponse:
-    """Jobs, newest first, without their reports."""
-    wanted = JobFilter(state=state, lane=lane, experiment_id=experiment_id)
+    """Jobs, newest first, without their reports: your own, or all with the scope `read:all`."""
+    owner = None if caller.may(Scope.READ_ALL) else caller.client.name
+    wanted = JobFilter(state=state, lane=lane, experiment_id=experiment_id, owner=owner)
     page = await api.jobs.page(wanted, limit=limit, cursor=cursor)
     return ValueResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
 
 
-@router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 404: _PROBLEMS[404], 422: _PROBLEMS[422]})
-async def get_job(api: TheApi, job_id: ThisJob, wait: WaitS = 0.0) -> JSONResponse:
+@router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 304: _UNCHANGED, **_readable(404, 422, 503)})
+async def get_job(request: Request, api: TheApi, caller: Reader, job_id: ThisJob, wait: WaitS = 0.0) -> Response:
     """One job. With ``wait`` the answer comes when the job ends, or after that many seconds."""
-    job = await api.jobs.ended(job_id, within_s=wait) if wait else await api.jobs.get(job_id)
-    return ValueResponse(job_view(job, api.board), headers=_until_ended(job))
+    job = await _seen(api, caller, job_id)
+    if wait and not job.status.terminal:
+        job = await api.jobs.ended(job_id, within_s=wait)
+    return answered(request, job_view(job, api.board), _until_ended(job))
+
+
+async def _seen(api: Api, caller: Caller, job_id: str) -> Job:
+    """The job, if the caller may see it. Of others' jobs it hears no more than of those that do not exist."""
+    job = await api.jobs.get(job_id)
+    if not caller.sees(job.owner):
+        raise NotFound(f"there is no job {job_id!r}")
+    return job
+
+
+async def _own(api: Api, caller: Caller, job_id: str) -> None:
+    """Raises ``NotFound`` or ``Forbidden`` unless the caller may change the job."""
+    job = await api.jobs.get(job_id)
+    if caller.may(Scope.ADMIN) or job.owner == caller.client.name:
+        return
+    if caller.sees(job.owner):
+        raise Forbidden(f"job {job_id} is another client's")
+    raise NotFound(f"there is no job {job_id!r}")
 
 
 def _until_ended(job: Job) -> dict[str, str]:
@@ -115,25 +202,40 @@ def _until_ended(job: Job) -> dict[str, str]:
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=_ACCEPTED)
-async def cancel(api: TheApi, job_id: ThisJob) -> JSONResponse:
+async def cancel(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResponse:
     """End a queued job at once, kill a running one. 409 with its state if it has ended already."""
-    job = await api.jobs.cancel(job_id)
+    await _own(api, caller, job_id)
+    job = await api.jobs.cancel(job_id, actor=caller.client.name)
     return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
 @router.post("/jobs/{job_id}/redeliver", status_code=202, responses=_ACCEPTED)
-async def redeliver(api: TheApi, job_id: ThisJob) -> JSONResponse:
+async def redeliver(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResponse:
     """Send the result to the orchestrator again."""
-    job = await api.jobs.redeliver(job_id)
+    await _own(api, caller, job_id)
+    job = await api.jobs.redeliver(job_id, actor=caller.client.name)
     return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
-@router.get("/jobs/{job_id}/report", responses={404: _PROBLEMS[404], 409: _PROBLEMS[409], 422: _PROBLEMS[422]})
-async def report(api: TheApi, job_id: ThisJob, format: Annotated[str, Query(max_length=32)] = "json") -> JSONResponse:
+@router.get("/jobs/{job_id}/events", responses={200: {"model": EventsOut}, **_readable(404, 422, 503)})
+async def events(api: TheApi, caller: Reader, job_id: ThisJob) -> JSONResponse:
+    """Every change of the job's state: when, by whom, in which attempt. The last 50 are kept."""
+    job = await _seen(api, caller, job_id)
+    return ValueResponse({"job_id": job.id, "events": [event_view(event) for event in job.events]})
+
+
+@router.get("/jobs/{job_id}/report", responses={304: _UNCHANGED, **_readable(404, 409, 422, 503)})
+async def report(
+    request: Request,
+    api: TheApi,
+    caller: Reader,
+    job_id: ThisJob,
+    format: Annotated[str, Query(max_length=32)] = "json",
+) -> Response:
     """The report of a job that has measured something; 409 before."""
     if format != "json":
         raise InvalidSpec([FieldError(field="format", message=f"no format {format!r}; there is: json")])
-    job = await api.jobs.get(job_id)
+    job = await _seen(api, caller, job_id)
     if job.report is None:
         raise Conflict(f"job {job_id} is {job.status} and has no report")
-    return ValueResponse(job.report)
+    return answered(request, job.report, {})

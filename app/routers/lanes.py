@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from app.domain.evaluation import Suite
+from app.domain.lanes import LaneMode
 from app.engine.board import LaneState
 from app.routers.api import Api, TheApi
+from app.routers.auth import Admin, Reader
+from app.routers.models import Name, ProblemOut
 
 router = APIRouter(tags=["service"])
 
 
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemOut, "content": {"application/problem+json": {}}} for status in (401, 403, 404, 422, 503)
+}
+ThisLane = Annotated[Name, Path(description="The lane's name.")]
+
+
 @router.get("/lanes")
-async def lanes(api: TheApi) -> dict[str, Any]:
+async def lanes(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Each lane: the device that it stands on, its slots, what it does, how many jobs wait for it and how long."""
     return {"lanes": [_lane_view(api, state) for state in api.board.states.values()]}
 
@@ -31,6 +40,7 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
         "slots": lane.slots,
         "working": state.working,
         "state": lane_state(state),
+        "mode": state.mode.value,
         "reason": state.broken,
         "depth": api.board.waiting.depth(lane.name),
         "wait_s": api.board.wait_s(lane.name),
@@ -40,16 +50,37 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
 
 
 def lane_state(state: LaneState) -> str:
-    """``failed`` while no executor comes up, ``starting`` before the first did, else ``working`` or ``idle``."""
+    """``failed`` while no executor comes up, ``paused`` where an operator wants it, ``starting`` before the first
+    executor came up, else ``working`` or ``idle``. A lane that is being drained works until there is nothing left."""
     if state.broken is not None:
         return "failed"
+    if state.mode is LaneMode.PAUSED:
+        return "paused"
     if state.working:
         return "working"
     return "starting" if state.ready is None else "idle"
 
 
+@router.post("/lanes/{name}/pause", responses=_PROBLEMS)
+async def pause(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
+    """Start nothing more on this lane. What runs there runs on, what waits for it waits on."""
+    return _lane_view(api, await api.switches.turn(name, LaneMode.PAUSED))
+
+
+@router.post("/lanes/{name}/resume", responses=_PROBLEMS)
+async def resume(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
+    """Take jobs again."""
+    return _lane_view(api, await api.switches.turn(name, LaneMode.OPEN))
+
+
+@router.post("/lanes/{name}/drain", responses=_PROBLEMS)
+async def drain(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
+    """Run what waits for this lane alone, take no such job any more (503), and leave all else to other lanes."""
+    return _lane_view(api, await api.switches.turn(name, LaneMode.DRAINING))
+
+
 @router.get("/suites")
-async def suites(api: TheApi) -> dict[str, Any]:
+async def suites(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Every suite with its clips: geometry, and the digest of the raw frames; and why others cannot be used."""
     return {
         "suites": [_suite_view(suite) for suite in api.catalogue.suites()],
@@ -78,7 +109,7 @@ def _suite_view(suite: Suite) -> dict[str, Any]:
 
 
 @router.get("/limits")
-async def limits(api: TheApi) -> dict[str, Any]:
+async def limits(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Each limit of a job: what it is if nothing is said, and the most that may be asked for."""
     largest = asdict(api.largest_limits)
     return {

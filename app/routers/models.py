@@ -270,6 +270,7 @@ class JobOut(BaseModel):
 
     id: str
     experiment_id: str
+    owner: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     lane: str | None
@@ -299,6 +300,31 @@ class PageOut(BaseModel):
     cursor: str | None
 
 
+class EventOut(BaseModel):
+    """One change of a job's state; ``seq`` has no gaps."""
+
+    seq: int
+    at: str
+    event: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    attempt: int
+    actor: str
+    reason: str | None
+
+
+class EventsOut(BaseModel):
+    job_id: str
+    events: list[EventOut]
+
+
+class BatchIn(BaseModel):
+    """Up to 100 bodies of ``POST /jobs``."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"jobs": [EXAMPLE]}]})
+
+    jobs: list[dict[str, Any]]
+
+
 class FieldErrorOut(BaseModel):
     field: str
     message: str
@@ -317,3 +343,15 @@ class ProblemOut(BaseModel):
     retryable: bool
     errors: list[FieldErrorOut] | None = None
     state: str | None = None
+
+
+class BatchItemOut(BaseModel):
+    """``status`` is what the spec alone would have been answered with: a job (202) or a problem."""
+
+    status: int
+    job: JobOut | None = None
+    problem: ProblemOut | None = None
+
+
+class BatchOut(BaseModel):
+    results: list[BatchItemOut]

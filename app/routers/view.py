@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from app.domain.job import Fault, Job, Status
+from app.domain.job import Fault, Job, StateEvent, Status
 from app.engine.board import Board
 from app.routers.models import rfc3339
 
@@ -29,6 +29,7 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
     return {
         "id": job.id,
         "experiment_id": job.experiment_id,
+        "owner": job.owner,
         "state": job.status.value,
         "cancel_requested": job.cancel_requested,
         "lane": newest.lane if newest else None,
@@ -52,10 +53,23 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
         "report": job.report,
         "links": {
             "self": f"/jobs/{job.id}",
+            "events": f"/jobs/{job.id}/events",
             "report": f"/jobs/{job.id}/report",
             "cancel": f"/jobs/{job.id}/cancel",
             "redeliver": f"/jobs/{job.id}/redeliver",
         },
+    }
+
+
+def event_view(event: StateEvent) -> dict[str, Any]:
+    return {
+        "seq": event.seq,
+        "at": rfc3339(event.at),
+        "event": event.event,
+        "state": event.status.value,
+        "attempt": event.attempt,
+        "actor": event.actor,
+        "reason": event.reason,
     }
 
 

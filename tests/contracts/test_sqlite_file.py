@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import sqlite3
 from contextlib import closing
@@ -45,6 +46,81 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 6}")
     message = await _refused(tmp_path)
     assert f"schema {SCHEMA_VERSION + 6}" in message and "newer" in message
+
+
+SCHEMA_1 = """
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, experiment_id TEXT NOT NULL, status TEXT NOT NULL,
+    lane TEXT, created_at REAL NOT NULL, version INTEGER NOT NULL, epoch INTEGER NOT NULL, unfinished INTEGER NOT NULL,
+    document TEXT NOT NULL, report TEXT
+);
+CREATE INDEX jobs_newest ON jobs (created_at, id);
+CREATE INDEX jobs_status ON jobs (status, created_at, id);
+CREATE INDEX jobs_lane ON jobs (lane, created_at, id) WHERE lane IS NOT NULL;
+CREATE INDEX jobs_experiment ON jobs (experiment_id);
+CREATE INDEX jobs_unfinished ON jobs (unfinished) WHERE unfinished = 1;
+CREATE TABLE received (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, webhook_id TEXT NOT NULL UNIQUE, experiment_id TEXT NOT NULL,
+    received_at REAL NOT NULL, payload TEXT NOT NULL
+);
+CREATE INDEX received_experiment ON received (experiment_id, received_at);
+"""
+
+
+async def _an_old_file(data: Path, jobs: list[Job]) -> None:
+    """The jobs as the first version of Bitlane kept them: its tables, its documents."""
+    async with SqliteStore(data / "new") as store:
+        for job in jobs:
+            added = await store.add(job)
+            await store.commit(succeeded(running(added), a_report()))
+    with _connect(data / "new") as new, _connect(data) as old:
+        old.executescript(f"{SCHEMA_1} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
+        columns = "seq, id, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report"
+        for row in new.execute(f"SELECT {columns} FROM jobs").fetchall():
+            document = json.loads(row[9])
+            for name in ("owner", "weight"):
+                del document[name]
+            values = (*row[:9], json.dumps(document), row[10])
+            old.execute(f"INSERT INTO jobs ({columns}) VALUES ({', '.join('?' * 11)})", values)
+        old.execute(
+            "INSERT INTO received (webhook_id, experiment_id, received_at, payload) VALUES ('w', 'e', 1.5, '{}')"
+        )
+
+
+def _schema(data: Path) -> set[tuple[str, str]]:
+    with _connect(data) as reader:
+        found = reader.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {(name, "".join(sql.split())) for name, sql in found}
+
+
+async def test_an_older_file_is_brought_up_to_date_and_kept_as_a_backup(tmp_path: Path) -> None:
+    await _an_old_file(tmp_path, [a_job(f"j{n}", experiment_id="e") for n in range(3)])
+    async with SqliteStore(tmp_path) as store:
+        page = await store.page(JobFilter(owner="local"), limit=9)
+        assert {job.id for job in page.jobs} == {"j0", "j1", "j2"}
+        newest = await store.newest("e")
+        assert newest is not None and newest.id == "j2" and newest.report == a_report()
+        assert await store.received("e") is not None
+        await store.add(a_job("j3", experiment_id="e"))
+        assert (await store.newest("e")).id == "j3"  # type: ignore[union-attr]
+    assert _schema(tmp_path) == _schema(tmp_path / "new")
+    with closing(sqlite3.connect(tmp_path / "bitlane.db.schema-1.backup")) as backup:
+        assert backup.execute("PRAGMA user_version").fetchone() == (1,)
+        assert backup.execute("SELECT count(*) FROM jobs").fetchone() == (3,)
+    async with SqliteStore(tmp_path) as store:
+        assert await store.get("j3") is not None
+
+
+async def test_without_room_for_a_backup_an_older_file_stays_as_it_is(tmp_path: Path) -> None:
+    await _an_old_file(tmp_path, [a_job("j0")])
+    (tmp_path / "bitlane.db.schema-1.backup").mkdir()
+    assert "backup" in await _refused(tmp_path)
+    with _connect(tmp_path) as reader:
+        assert reader.execute("PRAGMA user_version").fetchone() == (1,)
+    assert not (tmp_path / "bitlane.db.schema-1.backup.part").exists()
+    (tmp_path / "bitlane.db.schema-1.backup").rmdir()
+    async with SqliteStore(tmp_path) as store:
+        assert await store.get("j0") is not None
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "zeroed head"])

@@ -160,6 +160,20 @@ async def test_the_newest_of_an_experiment_is_the_one_added_last(store: Store) -
     assert await store.newest("e") == finished
 
 
+async def test_the_same_experiment_of_another_owner_is_another(store: Store) -> None:
+    mine = await store.add(a_job("mine", experiment_id="e", owner="alice"))
+    theirs = await store.add(a_job("theirs", experiment_id="e", owner="bob", created_at=START + 1))
+    local = await store.add(a_job("local", experiment_id="alice/e"))
+    assert await store.newest("e", "alice") == mine
+    assert await store.newest("e", "bob") == theirs
+    assert await store.newest("e") is None
+    assert await store.newest("alice/e") == local
+    assert (await store.page(JobFilter(owner="alice"), limit=5)).jobs == (mine,)
+    assert (await store.page(JobFilter(owner="bob", experiment_id="e"), limit=5)).jobs == (theirs,)
+    assert (await store.page(JobFilter(experiment_id="e"), limit=5)).jobs == (theirs, mine)
+    assert (await store.page(JobFilter(owner="carol"), limit=5)).jobs == ()
+
+
 async def test_pages_are_newest_first_and_complete(store: Store) -> None:
     times = {f"j{n:02}": START + n // 3 + 0.1 for n in range(20)}
     for job_id in sorted(times, key=lambda of: of[::-1]):

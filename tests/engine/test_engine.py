@@ -21,6 +21,7 @@ from app.domain.errors import (
 from app.domain.evaluation import FrameRange
 from app.domain.job import ErrorType, Status
 from app.domain.lifecycle import MAX_PLATFORM_FAILURES
+from app.engine.bounds import Bounds
 from app.ports import Inspection, JobFilter
 from tests.engine.world import World, broke, lost
 
@@ -190,7 +191,7 @@ async def test_a_job_for_a_lane_that_is_gone_waits_for_it(tmp_path):
         await world.until(lambda: blocker.id in world.executor("gpu").running)
         waiting = await world.submit(device="gpu")
     async with World(tmp_path, lanes="cpu=cpu").running() as world:
-        assert world.board.stranded == {blocker.id, waiting.id}
+        assert set(world.board.stranded) == {blocker.id, waiting.id}
         assert (await world.jobs.cancel(waiting.id)).status is Status.CANCELLED
     async with World(tmp_path, lanes="gpu=cpu").running() as world:
         await world.until(lambda: blocker.id in world.executor("gpu").running)
@@ -277,7 +278,7 @@ async def test_the_same_id_twice_is_one_job_for_ever(world):
 
 
 async def test_the_queues_bound_is_kept(tmp_path):
-    async with World(tmp_path, max_queued=2).running() as world:
+    async with World(tmp_path, bounds=Bounds(queued=2)).running() as world:
         running = await world.submit()
         await world.until(lambda: running.id in world.executor().running)
         results = await asyncio.gather(*(world.submit() for _ in range(5)), return_exceptions=True)

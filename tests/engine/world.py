@@ -19,6 +19,7 @@ from app.domain.evaluation import Clip, Report, Suite
 from app.domain.job import ErrorType, Fault, Job
 from app.domain.lanes import parse_lanes
 from app.engine.board import Board
+from app.engine.bounds import Admission, Bounds
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake, Submission
@@ -170,7 +171,7 @@ class World:
     """``data`` outlives a world: a second one on the same folder is the service started again."""
 
     def __init__(
-        self, data: Path, *, lanes: str = "cpu=cpu", clock: SimClock | None = None, max_queued: int = 1000
+        self, data: Path, *, lanes: str = "cpu=cpu", clock: SimClock | None = None, bounds: Bounds | None = None
     ) -> None:
         self.clock = clock or SimClock()
         self.data = data
@@ -180,7 +181,7 @@ class World:
         }
         self.inspector = FakeInspector()
         self.pusher = FakePusher(self.clock)
-        self.max_queued = max_queued
+        self.bounds = bounds or Bounds()
         self.fatal: list[BaseException] = []
 
     @asynccontextmanager
@@ -211,7 +212,7 @@ class World:
                 clock=self.clock,
                 ids=Ids(lambda count: bytes(count)),
                 targets=Targets(names=frozenset({"default"})),
-                max_queued=self.max_queued,
+                admission=Admission(board=self.board, clock=self.clock, bounds=self.bounds),
                 outbox=self.outbox,
             )
             self.service = Service(

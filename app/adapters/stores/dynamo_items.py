@@ -35,6 +35,11 @@ def key(kind: str, name: str) -> str:
     return f"{kind}#{name}" if fits else f"{kind}-{short(name)}"
 
 
+def experiment_key(experiment_id: str, owner: str) -> str:
+    """An owner's name has no slash, so that no other owner's experiment has this key."""
+    return key("experiment", experiment_id) if owner == "local" else key("experiment-of", f"{owner}/{experiment_id}")
+
+
 def job_key(job_id: str) -> str:
     """A job's id itself, unless it could be taken for a key of another kind or is too long for one."""
     plain = job_id and "#" not in job_id and len(job_id.encode()) <= MAX_KEY_BYTES

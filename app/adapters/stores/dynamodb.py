@@ -5,6 +5,7 @@
 ===================================  ====================================================================
 the job's id                         the job: document (with its delivery and events), report, version
 ``experiment#<experiment_id>``       ``ids``: its jobs' ids, newest first; the first that exists is newest
+``experiment-of#<owner>/<its id>``   the same for an owner other than ``local``
 ``received#<webhook_id>``            a result that was pushed to us
 ``received-newest#<experiment_id>``  names the newest of those
 ``lease#holder``, ``schema#bitlane``  who holds the table; its schema
@@ -109,11 +110,11 @@ class DynamoStore:
         item = await self.table.get(items.job_key(job_id))
         return None if item is None else await items.load_job(item, self._blobs)
 
-    async def newest(self, experiment_id: str) -> Job | None:
-        pointer = await self.table.get(items.key("experiment", experiment_id))
+    async def newest(self, experiment_id: str, owner: str = "local") -> Job | None:
+        pointer = await self.table.get(items.experiment_key(experiment_id, owner))
         for job_id in _ids(pointer):
             job = await self.get(job_id)
-            if job is not None and job.experiment_id == experiment_id:
+            if job is not None and (job.experiment_id, job.owner) == (experiment_id, owner):
                 return job
         return None
 
@@ -128,13 +129,13 @@ class DynamoStore:
         ]
         if wanted.experiment_id is not None:
             where.append(("experiment_id", "=", items.short(wanted.experiment_id)))
-        size = max(FILTERED_PAGE, limit + 1) if where else limit + 1
+        size = max(FILTERED_PAGE, limit + 1) if where or wanted.owner is not None else limit + 1
         query = self.table.query(NEWEST_FIRST, terms, where=where, fields=WITHOUT_REPORT, page=size)
         found: list[Job] = []
         async with aclosing(query) as answers:
             async for item in answers:
                 job = await items.load_job(item, self._blobs)
-                if wanted.experiment_id in (None, job.experiment_id):
+                if wanted.experiment_id in (None, job.experiment_id) and wanted.owner in (None, job.owner):
                     found.append(job)
                 if len(found) > limit:
                     return Page(jobs=tuple(found[:limit]), cursor=rows.encode_cursor(found[limit - 1]))
@@ -189,7 +190,7 @@ class DynamoStore:
 
     async def _point(self, job: Job) -> None:
         """Make the job the first of its experiment's ids, whether it exists yet or not."""
-        of = items.key("experiment", job.experiment_id)
+        of = items.experiment_key(job.experiment_id, job.owner)
         for _ in range(POINTER_TRIES):
             seen = await self.table.get(of)
             ids = _ids(seen)

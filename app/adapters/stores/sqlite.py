@@ -24,16 +24,17 @@ from app.domain.job import Job
 from app.ports import JobFilter, Page, Received
 
 FILE_NAME = "bitlane.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x6269746C
 READERS = 3
 RECOVERY_BATCH = 500
 
 # ``report`` is the last column, so that reading the others does not touch the pages that it fills.
-SCHEMA = """
+JOBS = """
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
     experiment_id TEXT NOT NULL,
     status TEXT NOT NULL,
     lane TEXT,
@@ -47,8 +48,11 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_newest ON jobs (created_at, id);
 CREATE INDEX jobs_status ON jobs (status, created_at, id);
 CREATE INDEX jobs_lane ON jobs (lane, created_at, id) WHERE lane IS NOT NULL;
+CREATE INDEX jobs_owner ON jobs (owner, created_at, id);
 CREATE INDEX jobs_experiment ON jobs (experiment_id);
 CREATE INDEX jobs_unfinished ON jobs (unfinished) WHERE unfinished = 1;
+"""
+RECEIVED = """
 CREATE TABLE received (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id TEXT NOT NULL UNIQUE,
@@ -60,8 +64,8 @@ CREATE INDEX received_experiment ON received (experiment_id, received_at);
 """
 
 ADD = """
-INSERT INTO jobs (id, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report)
-VALUES (:id, :experiment_id, :status, :lane, :created_at, :version, :epoch, :unfinished, :document, :report)
+INSERT INTO jobs (id, owner, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report)
+VALUES (:id, :owner, :experiment_id, :status, :lane, :created_at, :version, :epoch, :unfinished, :document, :report)
 ON CONFLICT (id) DO NOTHING
 """
 COMMIT = """
@@ -73,6 +77,20 @@ RECEIVE = """
 INSERT INTO received (webhook_id, experiment_id, received_at, payload) VALUES (?, ?, ?, ?)
 ON CONFLICT (webhook_id) DO NOTHING
 """
+
+# What leads from a schema to the next. A table is made anew, so that an old file ends as a new one would be.
+MIGRATIONS = {
+    1: f"""
+ALTER TABLE jobs RENAME TO jobs_before;
+DROP INDEX jobs_newest; DROP INDEX jobs_status; DROP INDEX jobs_lane; DROP INDEX jobs_experiment;
+DROP INDEX jobs_unfinished;
+{JOBS}
+INSERT INTO jobs (seq, id, owner, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report)
+SELECT seq, id, 'local', experiment_id, status, lane, created_at, version, epoch, unfinished, document, report
+FROM jobs_before ORDER BY seq;
+DROP TABLE jobs_before;
+""",
+}
 
 T = TypeVar("T")
 
@@ -125,13 +143,17 @@ class SqliteStore:
     async def get(self, job_id: str) -> Job | None:
         return await self._job("SELECT document, report FROM jobs WHERE id = ?", job_id)
 
-    async def newest(self, experiment_id: str) -> Job | None:
-        return await self._job(
-            "SELECT document, report FROM jobs WHERE experiment_id = ? ORDER BY seq DESC LIMIT 1", experiment_id
-        )
+    async def newest(self, experiment_id: str, owner: str = "local") -> Job | None:
+        query = "SELECT document, report FROM jobs WHERE experiment_id = ? AND +owner = ? ORDER BY seq DESC LIMIT 1"
+        return await self._job(query, experiment_id, owner)
 
     async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
-        fields = {"status": wanted.state, "lane": wanted.lane, "experiment_id": wanted.experiment_id}
+        fields = {
+            "status": wanted.state,
+            "lane": wanted.lane,
+            "experiment_id": wanted.experiment_id,
+            "owner": wanted.owner,
+        }
         terms = [f"{name} = ?" for name, value in fields.items() if value is not None]
         values: list[Any] = [value for value in fields.values() if value is not None]
         if cursor is not None:
@@ -178,6 +200,7 @@ class SqliteStore:
     def _row(self, job: Job) -> dict[str, Any]:
         return {
             "id": job.id,
+            "owner": job.owner,
             "experiment_id": job.experiment_id,
             "status": job.status,
             "lane": rows.lane_of(job),
@@ -193,8 +216,8 @@ class SqliteStore:
         """Whether the statement changed a row."""
         return await self._writer.do(lambda db: db.execute(statement, row).rowcount == 1)
 
-    async def _job(self, query: str, value: str) -> Job | None:
-        for document, report in await self._all(query, value):
+    async def _job(self, query: str, *values: str) -> Job | None:
+        for document, report in await self._all(query, *values):
             return rows.load_job(document, report)
         return None
 
@@ -265,6 +288,29 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
     if version == 0:
-        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        connection.executescript(f"BEGIN EXCLUSIVE; {SCHEMA} {stamp} COMMIT;")
+        connection.executescript(f"BEGIN EXCLUSIVE; {JOBS} {RECEIVED} {stamp} COMMIT;")
+    elif version < SCHEMA_VERSION:
+        _back_up(connection, path.with_name(f"{path.name}.schema-{version}.backup"))
+        steps = " ".join(MIGRATIONS[older] for older in range(version, SCHEMA_VERSION))
+        try:
+            connection.executescript(f"BEGIN EXCLUSIVE; {steps} {stamp} COMMIT;")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _back_up(connection: sqlite3.Connection, path: Path) -> None:
+    """The file as it is, beside it; it appears whole or not at all. One that is there is from a try that failed."""
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        unfinished.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(unfinished),))
+        unfinished.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        unfinished.unlink(missing_ok=True)
+        raise StoreUnavailable(
+            f"{path} cannot be written ({error}): without this backup the schema of the file beside it is not changed"
+        ) from error
