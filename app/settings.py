@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     legacy_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
         LOOPBACK_NETWORKS, description="Networks from which the old routes and unsigned pushes need no key."
     )
-    max_queued: int = Field(100_000, ge=1, description="How many jobs may be queued before the next gets 429.")
-    max_queued_per_lane: int = Field(100_000, ge=1, description="How many of them may wait for one lane.")
+    max_queued: int = Field(250_000, ge=1, description="How many jobs may be queued before the next gets 429.")
+    max_queued_per_lane: int = Field(250_000, ge=1, description="How many of them may wait for one lane.")
     max_queued_per_client: int = Field(100_000, ge=1, description="How many of them may be one client's.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest body of a request.")
     limits: dict[str, float] = Field(default_factory=dict, description="Default limits of a job, as a JSON object.")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,19 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(lanes: str, clips: dict[str, list[Path]] | None = None, **options: str) -> Iterator[Service]:
-    """Start a service on a temporary folder and a free port, with suites made of ``clips``; stop it at the end."""
+def service(
+    lanes: str,
+    clips: dict[str, list[Path]] | None = None,
+    prepare: Callable[[Path], None] = lambda data: None,
+    **options: str,
+) -> Iterator[Service]:
+    """Start a service on a temporary folder and a free port, with suites made of ``clips``; stop it at the end.
+
+    ``prepare`` may put something into the data folder before the start.
+    """
     with tempfile.TemporaryDirectory(prefix="bitlane-bench-") as folder:
         data, log = Path(folder, "data"), Path(folder, "log")
+        prepare(data)
         for suite, files in (clips or {}).items():
             add_suite(data, suite, files)
         with socket.socket() as probe:

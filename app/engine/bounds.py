@@ -22,8 +22,8 @@ MINUTE_S = 60.0
 class Bounds:
     """Jobs that may wait at once; a key may set tighter ones for its client."""
 
-    queued: int = 100_000
-    per_lane: int = 100_000
+    queued: int = 250_000
+    per_lane: int = 250_000
     per_client: int = 100_000
 
 

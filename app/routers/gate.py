@@ -143,7 +143,8 @@ class Gate:
         elif caller is LOCAL or caller is LEGACY:
             if policy.open_to_loopback and _name(f"//{host}") not in policy.hosts:
                 return problem(421, f"this service does not answer for host {host!r}", error_type="wrong_host")
-            if origin and not policy.open_to_all and _name(origin) not in policy.hosts:
+            same = not policy.open_to_loopback and urlsplit(origin).netloc == host
+            if origin and not same and _name(origin) not in policy.hosts:
                 return problem(403, f"pages from {origin!r} may not call this service", error_type="wrong_origin")
         return None
 
