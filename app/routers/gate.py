@@ -138,12 +138,12 @@ class Gate:
         """
         policy, origin, host = self._policy, headers.get("origin", ""), headers.get("host", "")
         if caller.by == "session":
-            if scope["method"] in _UNSAFE and origin and urlsplit(origin).netloc != host:
+            if scope["method"] in _UNSAFE and origin and _place(origin) != host:
                 return problem(403, f"pages from {origin!r} may not call this service", error_type="wrong_origin")
         elif caller is LOCAL or caller is LEGACY:
             if policy.open_to_loopback and _name(f"//{host}") not in policy.hosts:
                 return problem(421, f"this service does not answer for host {host!r}", error_type="wrong_host")
-            same = not policy.open_to_loopback and urlsplit(origin).netloc == host
+            same = not policy.open_to_loopback and _place(origin) == host
             if origin and not same and _name(origin) not in policy.hosts:
                 return problem(403, f"pages from {origin!r} may not call this service", error_type="wrong_origin")
         return None
@@ -191,6 +191,13 @@ def _address(scope: Scope) -> IPv4Address | IPv6Address | None:
 
 def _is_legacy(path: str) -> bool:
     return path in _LEGACY or (path.startswith("/experiment/") and path.endswith("/status"))
+
+
+def _place(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
 
 
 def _name(url: str) -> str | None:
