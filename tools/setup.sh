@@ -61,7 +61,7 @@ if [ -n "${TORCH_INDEX:-}" ]; then
     # Without dependencies: such an index also carries old copies of other packages.
     pip install -qq --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch
 fi
-pip install -qq -c constraints.txt -e '.[test,bench]'
+pip install -qq -c constraints.txt -e '.[test,bench,vmaf]'
 
 if [ -f package-lock.json ]; then
     if ! command -v npm >/dev/null 2>&1; then

@@ -12,8 +12,11 @@ from app.evaluator.clips.source import OpenClip
 from app.evaluator.codec import Geometry, Layout
 from app.evaluator.colour import DOWN_FILTER, UP_FILTER, Converter
 from app.evaluator.frames import Format, flat_picture, picture_of, planes_of, read_only
-from app.evaluator.metrics import METRICS, load
+from app.evaluator.metrics import COMPILED, load
 from app.evaluator.metrics.base import Pairing, Scores
+
+# Large enough for every metric.
+WARM_UP_SIDE = 176
 
 
 def measure(opened: OpenClip, decoded: npt.NDArray[np.uint8], metrics: Sequence[str]) -> Scores:
@@ -69,11 +72,11 @@ def describe_conversion(opened: OpenClip, layout: Layout) -> dict[str, str]:
 def warm_up() -> None:
     """Compile or load every kernel that an 8-bit 4:2:0 clip needs, so that no job waits for it."""
     yuv = Format(rgb=False, subsampled=True, bit_depth=8, matrix="bt709", full_range=False)
-    black, grey = (read_only(flat_picture(yuv, 16, 16, fill)) for fill in (16, 128))
+    black, grey = (read_only(flat_picture(yuv, WARM_UP_SIDE, WARM_UP_SIDE, fill)) for fill in (16, 128))
     for coded in (yuv, replace(yuv, rgb=True, subsampled=False)):
-        source, decoded = (Converter(yuv, coded, 16, 16)(picture) for picture in (black, grey))
-        pair = Pairing(yuv, coded, 16, 16).pair(black, source, decoded)
-        for name in METRICS:
+        source, decoded = (Converter(yuv, coded, WARM_UP_SIDE, WARM_UP_SIDE)(picture) for picture in (black, grey))
+        pair = Pairing(yuv, coded, WARM_UP_SIDE, WARM_UP_SIDE).pair(black, source, decoded)
+        for name in COMPILED:
             metric = load(name)(yuv.peak)
             metric.add(pair)
             metric.result()

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_msssim import ms_ssim as pytorch_ms_ssim
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from app.evaluator.clips.decode import decode
@@ -191,3 +193,41 @@ def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same():
     room = {}
     exec("def add(a, b):\n    return a + b\n", room)
     assert kernel()(room["add"])(2, 3) == 5
+
+
+@pytest.mark.parametrize("size", [(288, 352), (180, 177), (177, 333), (360, 640)])
+@pytest.mark.parametrize("sigma", [1, 12, 60])
+def test_ms_ssim_is_pytorch_msssims(size, sigma):
+    source = read_only(tuple(smooth(size, seed) for seed in range(3)))
+    decoded = noisy(source, sigma)
+    planes = [torch.from_numpy(picture[0].astype(np.float64))[None, None] for picture in (source, decoded)]
+    expected = pytorch_ms_ssim(*planes, data_range=255, size_average=True).item()
+    scores = scored(load("ms_ssim")(255), (source, decoded))
+    assert scores.metrics["ms_ssim"] == pytest.approx(expected, abs=2e-6)
+    assert scores.worst_frame["ms_ssim"] == scores.metrics["ms_ssim"]
+
+
+def test_ms_ssim_of_the_same_is_one_and_of_small_frames_is_missing_with_the_reason():
+    source = read_only(tuple(smooth((176, 176), seed) for seed in range(3)))
+    assert scored(load("ms_ssim")(255), (source, source)).metrics["ms_ssim"] == pytest.approx(1, abs=1e-7)
+    small = random_picture(YUV420, 175, 400)
+    scores = scored(load("ms_ssim")(255), (small, small))
+    assert scores.metrics == {} and "175" in scores.missing["ms_ssim"]
+
+
+def test_ms_ssim_of_opposed_pictures_is_a_number():
+    source = read_only(tuple(smooth((200, 200), seed) for seed in range(3)))
+    inverted = read_only(tuple(255 - plane for plane in source))
+    assert scored(load("ms_ssim")(255), (source, inverted)).metrics["ms_ssim"] == pytest.approx(0, abs=0.2)
+
+
+def smooth(size, seed):
+    """Something like a picture: noise at several scales."""
+    rng = np.random.default_rng(seed)
+    total = sum(
+        np.kron(rng.normal(0, 12 * scale**0.5, (size[0] // scale + 1, size[1] // scale + 1)), np.ones((scale, scale)))[
+            : size[0], : size[1]
+        ]
+        for scale in (1, 4, 16, 64)
+    )
+    return np.clip(128 + total, 0, 255).astype(np.uint8)

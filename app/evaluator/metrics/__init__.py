@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 METRICS = {
     "psnr": "app.evaluator.metrics.psnr:Psnr",
     "ssim": "app.evaluator.metrics.ssim:Ssim",
+    "vmaf": "app.evaluator.metrics.vmaf:Vmaf",
+    "ms_ssim": "app.evaluator.metrics.ms_ssim:MsSsim",
 }
+
+# Those that are compiled at their first use, which no job should have to wait for.
+COMPILED = ("psnr", "ssim", "ms_ssim")
 
 
 def load(name: str) -> MetricFactory:

@@ -14,11 +14,15 @@ In float32 that is some fifty times closer than the usual form where both pictur
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from app.evaluator.kernels import kernel
 from app.evaluator.metrics.base import FramePair, Scores
+
+Plane: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 WINDOW = 11
 SIGMA = 1.5
@@ -32,6 +36,13 @@ def _half_window() -> tuple[np.float32, ...]:
 
 
 HALF_WINDOW = _half_window()
+
+
+def similarity(source: Plane, decoded: Plane, peak: int) -> tuple[float, float]:
+    """SSIM of two planes [H, W], and its factor for contrast and structure alone, each the mean over all positions."""
+    c1, c2 = np.float32((K1 * peak) ** 2), np.float32((K2 * peak) ** 2)
+    ssim, structure = _ssim(source, decoded, HALF_WINDOW, np.float32((peak + 1) // 2), c1, c2)
+    return ssim, structure
 
 
 class Ssim:
@@ -48,9 +59,7 @@ class Ssim:
         if min(height, width) < WINDOW:
             self._too_small = f"frames of {width}x{height} are smaller than the {WINDOW}x{WINDOW} window"
             return
-        c1, c2 = np.float32((K1 * self._peak) ** 2), np.float32((K2 * self._peak) ** 2)
-        middle = np.float32((self._peak + 1) // 2)
-        self._series.append(_ssim(source, decoded, HALF_WINDOW, middle, c1, c2))
+        self._series.append(similarity(source, decoded, self._peak)[0])
 
     def result(self) -> Scores:
         if self._too_small:
@@ -107,8 +116,9 @@ def _ssim(source, decoded, w, middle, c1, c2):  # type: ignore[no-untyped-def]
     ring = np.empty((11, 4, valid), np.float32)
     mean = np.empty((4, valid), np.float32)
     values = np.empty(valid, np.float32)
+    structures = np.empty(valid, np.float32)
     one = np.float32(1)
-    total = 0.0
+    total, total_structure = 0.0, 0.0
     for i in range(height):
         _rows(source, decoded, i, w, middle, product, ring[i % 11])
         if i < 10:
@@ -135,9 +145,13 @@ def _ssim(source, decoded, w, middle, c1, c2):  # type: ignore[no-untyped-def]
             variances = mean[2, j] - ma * ma - mb * mb
             la, lb = ma + middle, mb + middle
             luminance = one - md * md / (la * la + lb * lb + c1)
-            values[j] = luminance * (one - (mean[3, j] - md * md) / (variances + c2))
-        row = 0.0
+            structures[j] = one - (mean[3, j] - md * md) / (variances + c2)
+            values[j] = luminance * structures[j]
+        row, row_structure = 0.0, 0.0
         for j in range(valid):
             row += values[j]
+            row_structure += structures[j]
         total += row
-    return total / ((height - 10) * valid)
+        total_structure += row_structure
+    positions = (height - 10) * valid
+    return total / positions, total_structure / positions
