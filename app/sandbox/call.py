@@ -29,6 +29,7 @@ _EOF_GRACE_S = 0.5
 _EXIT_S = 30.0
 _PREPARED_S = 120.0  # opening a device takes seconds
 _TOLD_CHARS = 1000
+_PREPARE = "prepare"
 
 
 class Interrupt(Protocol):
@@ -51,7 +52,7 @@ class Call:
     """The supervisor's end of one jail. ``end`` must be called whatever happened; it leaves nothing running."""
 
     def __init__(self, jail: Standby, limits: CallLimits, watch: Watch, interrupt: Interrupt | None) -> None:
-        self.phase = "fork"
+        self.phase = _PREPARE
         self.tail = LogTail(limits.log_bytes)
         self.watch = watch
         self._jail = jail
@@ -92,8 +93,7 @@ class Call:
 
     def prepare(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Hand over the code and the limits. Nothing of the submission runs before the next question."""
-        self.watch.begin()
-        self.ask("fork", message, descriptors, "prepared")
+        self.ask(_PREPARE, message, descriptors, "prepared")
 
     def begin(self) -> None:
         """The jail is as it should be before the submission is there: its time and memory count from now."""
@@ -104,6 +104,11 @@ class Call:
     def started(self) -> None:
         """Loading and setup are over: what is left of the whole time is the call's."""
         self._allow(self._limits.wall_s)
+
+    @property
+    def _preparing(self) -> bool:
+        """Nothing of the submission has run yet: it can neither have failed nor have used anything."""
+        return self.phase == _PREPARE
 
     def _allow(self, seconds: float) -> None:
         """From ``begin`` on, so many seconds."""
@@ -191,6 +196,8 @@ class Call:
         self._tick()
 
     def _tick(self) -> None:
+        if self._preparing:
+            return
         breach = self.watch.look()
         if breach is not None:
             self._fault(breach.error_type, breach.message, limit=breach.limit, used=breach.used)
@@ -220,7 +227,7 @@ class Call:
         if not wire.readable(self._pidfd, within_s=_EOF_GRACE_S):
             self._fault("contract_violation", "the process closed its channel to the service")
         status = self.end().status
-        if self.phase == "fork":
+        if self._preparing:
             told = self.tail.text().strip()[-_TOLD_CHARS:]
             raise SandboxLost(f"a jail ended before it was used (wait status {status}) {told}".rstrip())
         if os.WIFSIGNALED(status):
@@ -255,8 +262,7 @@ class Call:
         used: float | None = None,
     ) -> NoReturn:
         self.end()
-        if self.phase == "fork":
-            # Nothing of the submission has run yet.
+        if self._preparing:
             raise SandboxLost(f"a jail could not be prepared: {message}")
         raise JailFault(
             error_type,

@@ -50,6 +50,10 @@ def run(confinement: isolation.Confinement) -> NoReturn:
         session.serve()
     except wire.Closed:
         os._exit(0)
+    except MemoryError:
+        # There was none to take a question or to send an answer. Who reads the log finds out.
+        limits.allow_reporting()
+        raise
 
 
 @contextmanager
@@ -86,6 +90,8 @@ class Session:
     side: str
     output_fd: int
     output_bytes: int
+    _source: str
+    _more_bytes: int
 
     def __init__(self, channel: socket.socket, confinement: isolation.Confinement, statm: int) -> None:
         self._channel = channel
@@ -130,7 +136,7 @@ class Session:
         self.context = Context(device=message["device"], seed=message["seed"], scratch=self._scratch)
         if "rlimits" in self._confinement.layers:
             self._limit(message)
-        os.close(self._statm)
+        self._more_bytes = message["memory_bytes"] + message["mapped_bytes"]
         return {"op": "prepared"}
 
     def _limit(self, message: dict[str, Any]) -> None:
@@ -140,18 +146,24 @@ class Session:
         if "own_uid" in self._confinement.layers:
             limits.limit_threads(message["thread_limit"])
         if message["device"] == "cpu":
-            # CUDA reserves address space far beyond any memory, and pins host pages.
+            # CUDA pins host pages.
             limits.limit_locked_memory()
-            limits.limit_address_space(self._statm, message["memory_bytes"] + message["mapped_bytes"])
         else:
             limit_device_memory(message["device"], message["device_memory_bytes"])
+
+    def _limit_memory(self) -> None:
+        """Only now: what does not fit into a limit that is too small has to be the job's failure, not ours."""
+        # CUDA reserves address space far beyond any memory.
+        if "rlimits" in self._confinement.layers and self.context.device == "cpu":
+            limits.limit_address_space(self._statm, self._more_bytes)
+        os.close(self._statm)
 
     def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Run the module's top level."""
         for fd in descriptors:
             os.close(fd)
-        source = self._source
-        self.module = load_module(faults.SOURCES[self.side], source, self._scratch)
+        self._limit_memory()
+        self.module = load_module(faults.SOURCES[self.side], self._source, self._scratch)
         self.contract.check(self.side, self.module)
         return {"op": "loaded"}
 

@@ -46,6 +46,7 @@ class Watch:
         self._start_bytes = 0
         self._start_cpu_s = 0.0
         self._peak_bytes = 0
+        self._start_threads = 0
         self._threads = 0
         self._leaderless = False
         self._cpu_s = 0.0
@@ -54,6 +55,8 @@ class Watch:
         """What the process holds now is what the jail starts with."""
         now = processes.usage_of(self._pid)
         self._start_bytes = now.own_bytes if now else 0
+        # A device's driver has threads of its own. The first one is where the submission will run.
+        self._start_threads = now.threads - 1 if now else 0
         self._start_cpu_s = processes.cpu_s_of(self._pid)
         self._peak_bytes = 0
 
@@ -96,7 +99,7 @@ class Watch:
         if now is not None:
             high = max(now.own_bytes, now.peak_bytes - now.file_bytes)
             self._peak_bytes = max(self._peak_bytes, high - self._start_bytes)
-            self._threads = now.threads
+            self._threads = now.threads - self._start_threads
             self._leaderless = now.leaderless
             self._cpu_s = max(self._cpu_s, processes.cpu_s_of(self._pid) - self._start_cpu_s)
 
