@@ -184,8 +184,12 @@ def undumpable(confinement: Confinement) -> None:
 def restrict_files(confinement: Confinement) -> None:
     fd = confinement.ruleset_fd
     if fd is None:
-        # The scratch is the current folder, which can be opened even if the folders above it cannot.
-        fd = own_ruleset(rules(confinement.view, confinement.layers), os.curdir)
+        shared = rules(confinement.view, confinement.layers)
+        try:
+            # The scratch is the current folder, which can be opened even if the folders above it cannot.
+            fd = own_ruleset(shared, os.curdir)
+        finally:
+            shared.close()
     syscalls.landlock_restrict(fd)
     os.close(fd)
 
