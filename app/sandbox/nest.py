@@ -30,8 +30,7 @@ class Nest:
     def end(self) -> None:
         """Kill whatever lives here; nothing of it is left when this returns."""
         os.close(self.fd)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        _end(self.pid)
 
 
 def make(own_pids: int) -> Nest:
@@ -44,9 +43,18 @@ def make(own_pids: int) -> Nest:
         pid = os.fork()
         if pid == 0:
             _rest()
-        return Nest(pid, os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            return Nest(pid, os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            _end(pid)
+            raise
     finally:
         syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _rest() -> NoReturn:

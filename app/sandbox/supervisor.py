@@ -15,7 +15,7 @@ from typing import Any
 from app.sandbox import memory, processes, scratch, standby, wire
 from app.sandbox.call import Call, Interrupt
 from app.sandbox.offer import missing
-from app.sandbox.request import CallLimits, Finished, Request, SandboxLost
+from app.sandbox.request import BelowMinimum, CallLimits, Finished, Request, SandboxLost
 from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
 from app.sandbox.zygote_link import ZygoteLink
@@ -67,9 +67,12 @@ class Supervisor:
         return None if self._link is None else self._link.pid
 
     def start(self) -> None:
-        """Start a fresh zygote without waiting until it is ready."""
+        """Start a fresh zygote without waiting until it is ready. Raises ``SandboxLost``."""
         self.close()
-        self._link = ZygoteLink(without=self._without, cuda=self._device is not None)
+        try:
+            self._link = ZygoteLink(without=self._without, cuda=self._device is not None)
+        except OSError as error:
+            raise SandboxLost(f"a zygote could not be started: {error}") from error
 
     def warm(self) -> None:
         """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
@@ -85,7 +88,7 @@ class Supervisor:
         lacking = missing(self._minimum, self._link.layers)
         if lacking:
             self.close()
-            raise SandboxLost(f"the jail is below the declared minimum: {', '.join(lacking)} cannot be had here")
+            raise BelowMinimum(f"the jail is below the declared minimum: {', '.join(lacking)} cannot be had here")
         return self._link
 
     def rest(self) -> None:
@@ -197,6 +200,8 @@ class Supervisor:
         """A call in a standby jail, or if the zygote has died since the last call in one of a new zygote."""
         try:
             jail = self._take(limits.scratch_bytes)
+        except BelowMinimum:
+            raise
         except SandboxLost:
             self.start()
             jail = self._take(limits.scratch_bytes)
@@ -218,8 +223,10 @@ class Supervisor:
             self._drop_standbys()
             self._scratch_bytes = scratch_bytes
         while self._standbys:
+            # It stays where it is found and ended until it is known that there is a zygote.
+            usable = self._standbys[0].usable
             jail = self._standbys.popleft()
-            if jail.usable:
+            if usable:
                 break
             jail.discard()
         else:

@@ -111,6 +111,16 @@ def _hide_ourselves() -> None:
     mmap.mmap = imports.PrivateMap  # type: ignore[misc]
 
 
+def _pidfd_of(pid: int) -> int:
+    """Of a child just forked, which ends if there can be none. Raises ``OSError``."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
 class Zygote:
     """Forks a child per request and reports how each ended. Making it is entering the minimal root."""
 
@@ -147,7 +157,9 @@ class Zygote:
                 else:
                     poller.unregister(fd)
                     self._bury(self._children.pop(fd))
-                    self._nest = self._nest or self._make_nest()
+                    # Where there cannot be one now, the next fork tries again and says what went wrong.
+                    with suppress(OSError):
+                        self._nest = self._nest or self._make_nest()
 
     def _make_nest(self) -> nest.Nest | None:
         return None if self._own_pids is None else nest.make(self._own_pids)
@@ -158,6 +170,7 @@ class Zygote:
         try:
             home = home or self._make_nest()
             pid = self._fork_process(message, descriptors, home)
+            pidfd = _pidfd_of(pid)
         except OSError as error:
             if home is not None:
                 home.end()
@@ -166,7 +179,7 @@ class Zygote:
         finally:
             for fd in descriptors:
                 os.close(fd)
-        child = Child(number, pid, os.pidfd_open(pid), home)
+        child = Child(number, pid, pidfd, home)
         self._children[child.pidfd] = child
         wire.send(self._channel, {"op": "forked", "number": number}, [child.pidfd])
         return child
