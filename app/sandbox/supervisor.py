@@ -98,9 +98,16 @@ class Supervisor:
         self.warm()
 
     def settle(self) -> None:
-        """Wait until no jail is being made: that would take time from a call that is timed."""
-        for made in self._standbys:
-            made.await_confined()
+        """Wait until no jail is being made: that would take time from a call that is timed.
+
+        One that could not be made is given up: it is no matter of the call that waits here.
+        """
+        for made in list(self._standbys):
+            try:
+                made.await_confined()
+            except SandboxLost:
+                self._standbys.remove(made)
+                made.discard()
 
     def close(self) -> None:
         """End the zygote and with it every jail. Safe to call twice."""
@@ -171,12 +178,12 @@ class Supervisor:
         call.await_confined(device=self._device is not None)
         with memory.holding(request.code.encode(), "code") as code_fd:
             call.prepare(self._preparation(request), [code_fd])
+        self.settle()
         call.begin()
         _, load_s = call.ask("load", {"op": "load"}, [], "loaded")
         setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
         _, setup_s = call.ask("setup", setup, [output_fd], "ready")
         call.started()
-        self.settle()
         go = {"op": "go", "input_bytes": request.input_bytes}
         with memory.reopened(request.input_fd) as input_fd:
             done, call_s = call.ask(request.side, go, [input_fd], "done")

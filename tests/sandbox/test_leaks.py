@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from app.adapters.executors.evaluator_main import Evaluator
 from app.domain.errors import WorkerLost
 from app.sandbox import offer, processes, scratch, wire
 from app.sandbox.request import SandboxLost
+from app.sandbox.standby import Standby
 from app.sandbox.supervisor import Supervisor
 from app.sandbox.zygote_link import ZygoteLink
 from tests.sandbox.jails import ENCODER, Lab, in_encode
@@ -54,6 +56,28 @@ def test_a_standby_whose_zygote_is_found_dead_is_closed(
     monkeypatch.setattr(ZygoteLink, "said", dead_at_first)
     assert lab.encode(ENCODER).bitstream
     assert asked
+    supervisor.close()
+    assert open_descriptors() == before
+
+
+def test_a_standby_that_fails_or_takes_long_is_no_matter_of_the_call_beside_it(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, before = Lab(supervisor), open_descriptors()
+    lab.encode(ENCODER)
+    usual, failed = Standby.await_confined, []
+
+    def slow(made: Standby) -> None:
+        if made not in supervisor._standbys:
+            usual(made)
+            return
+        time.sleep(0.5)
+        failed.append(made.number)
+        raise SandboxLost("a jail was not confined")
+
+    monkeypatch.setattr(Standby, "await_confined", slow)
+    assert lab.encode(ENCODER, wall_s=0.4).bitstream
+    assert len(failed) == 1
     supervisor.close()
     assert open_descriptors() == before
 
