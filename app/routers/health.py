@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app.domain.errors import StoreUnavailable
 from app.routers.api import Api, TheApi
-from app.routers.lanes import lane_state
+from app.routers.lanes import lane_jail, lane_state
 
 router = APIRouter(tags=["service"])
 
@@ -39,7 +39,12 @@ async def readyz(api: TheApi, verbose: Annotated[str | None, Query(max_length=8)
                 "minimum": jail.minimum,
             },
             "lanes": {
-                name: {"ok": state.broken is None, "state": lane_state(state), "reason": state.broken}
+                name: {
+                    "ok": state.broken is None,
+                    "state": lane_state(state),
+                    "reason": state.broken,
+                    "jail": lane_jail(state),
+                }
                 for name, state in api.board.states.items()
             },
             "delivery": _delivery_view(api),

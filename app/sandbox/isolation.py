@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from app.sandbox import environment, landlock, limits, root, seccomp, syscalls
@@ -172,10 +172,18 @@ def no_new_privileges(_: Confinement) -> None:
     syscalls.set_no_new_privs()
 
 
-def undumpable(confinement: Confinement) -> None:
-    """Nobody of the same user can look in. Where the scratch is a folder of the machine, the supervisor has to: deleted
-    files that are still open show in its descriptors alone. Landlock keeps other jails from looking there."""
-    if "scratch_tmpfs" in confinement.layers or "landlock" not in confinement.layers:
+def looked_into(layers: Collection[str]) -> bool:
+    """Whether the supervisor, which may be of the same user, has to see a jail's descriptors.
+
+    Where the scratch is a folder of the machine, deleted files that are still open show there alone. Landlock keeps
+    other jails from looking; without it nobody may.
+    """
+    return "scratch_tmpfs" not in layers and "landlock" in layers
+
+
+def dumpable(confinement: Confinement) -> None:
+    """What the zygote or a change of uid has left does not count."""
+    if "undumpable" in confinement.layers:
         syscalls.set_undumpable()
     else:
         syscalls.set_dumpable()
@@ -233,7 +241,7 @@ CHILD_LAYERS: tuple[tuple[str, Layer], ...] = (
     ("own_uid", own_uid),
     ("no_capabilities", no_capabilities),
     ("no_new_privs", no_new_privileges),
-    ("undumpable", undumpable),
+    (ALWAYS, dumpable),
     ("landlock", restrict_files),
 )
 LAST_LAYERS: tuple[tuple[str, Layer], ...] = (("seccomp", filter_calls),)

@@ -56,6 +56,9 @@ def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda
     channel = socket.socket(fileno=socket_fd)
     versions = _warm_up()
     zygote = Zygote(channel, layers, cuda=cuda, first_uid=own_number * _JAILS_A_ZYGOTE)
+    if "undumpable" not in without:
+        # No jail looks in here, also where jails themselves have to be looked into.
+        syscalls.set_undumpable()
     gc.collect()
     gc.freeze()
     tasks = len(os.listdir("/proc/self/task"))
@@ -138,8 +141,6 @@ class Zygote:
         self._rules = isolation.rules(self._view, layers) if "landlock" in layers else None
         # One serves all where the scratch is always in the same place.
         self._ruleset = self._rules.ruleset() if self._rules is not None and "minimal_root" in layers else None
-        if "undumpable" in layers:
-            syscalls.set_undumpable()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
         self._nest = self._make_nest()
 

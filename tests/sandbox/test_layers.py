@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from app.adapters import jail_probe
 from app.domain.errors import WorkerLost
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.manifest import locate
-from app.sandbox import offer, root, scratch, seccomp, syscall_numbers
+from app.sandbox import landlock, offer, root, scratch, seccomp, syscall_numbers, syscalls
 from app.sandbox import supervisor as supervisors
 from app.sandbox.request import SandboxLost
 from app.sandbox.supervisor import Supervisor
 from tests.sandbox.jails import ENCODER, Lab, in_encode
 
-EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs", "undumpable"}
+EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs"}
 
 STATUS = """
 status = dict(line.split(':', 1) for line in open('/proc/self/status'))
 names = ('NoNewPrivs', 'Seccomp', 'CapPrm', 'CapEff', 'CapInh', 'CapAmb', 'Groups', 'Uid')
-import json
-return json.dumps({name: status[name].split() for name in names}).encode()
+import ctypes, json
+told = {name: status[name].split() for name in names}
+return json.dumps({**told, 'dumpable': ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)}).encode()
 """
 
 
@@ -32,6 +37,8 @@ def test_the_kernel_confirms_what_is_said(each_lab: Lab) -> None:
     layers = set(each_lab.supervisor.layers)
     assert layers >= EVERYWHERE
     assert told["NoNewPrivs"] == ["1"]
+    assert told["dumpable"] == (0 if "undumpable" in layers else 1)
+    assert ("undumpable" in layers) == ("scratch_tmpfs" in layers or "landlock" not in layers)
     assert told["Seccomp"] == (["2"] if "seccomp" in layers else ["0"])
     assert all(int(told[name][0], 16) == 0 for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
     if "own_uid" in layers:
@@ -179,6 +186,42 @@ def test_numbers_of_calls_are_the_kernels() -> None:
 def test_a_filter_fits_the_kernels_bound() -> None:
     for cuda in (False, True):
         assert len(seccomp.Filter(cuda=cuda)._template) // 8 <= 4096
+
+
+def test_landlock_leaves_out_what_is_not_there_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not syscalls.landlock_abi():
+        pytest.skip("the kernel has no Landlock")
+    gone, before = str(tmp_path / "gone"), os.listdir("/proc/self/fd")
+    rules = landlock.Rules(read=("/usr", gone), write=(gone,), devices=())
+    os.close(rules.ruleset(read=(gone, str(tmp_path)), write=(gone,)))
+    allow, allowed = syscalls.landlock_allow, []
+
+    def fail_at_last(fd: int, rule: syscalls.PathRule) -> None:
+        allow(fd, rule)
+        allowed.append(rule)
+        if len(allowed) == 2:
+            raise OSError(errno.EBADFD, "no such rule")
+
+    monkeypatch.setattr(syscalls, "landlock_allow", fail_at_last)
+    with pytest.raises(OSError, match="no such rule"):
+        rules.ruleset(read=(str(tmp_path),))
+    rules.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_lanes_of_both_kinds_have_in_common_what_each_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {False: ("mount_namespace", "undumpable", "seccomp"), True: ("undumpable", "landlock", "seccomp")}
+
+    async def offered(*, cuda: bool) -> tuple[str, ...]:
+        return offers[cuda]
+
+    monkeypatch.setattr(jail_probe, "_offered", offered)
+    both = asyncio.run(jail_probe.probe(offer.DEFAULT_MINIMUM, cuda={False, True}))
+    assert (both.layers, both.lacking) == (("undumpable", "seccomp"), ())
+    assert asyncio.run(jail_probe.probe("landlock", cuda={False, True})).lacking == ("landlock",)
+    assert asyncio.run(jail_probe.probe("landlock", cuda={True})).lacking == ()
 
 
 def test_what_is_shown_is_there() -> None:
