@@ -1,7 +1,8 @@
 """The life of a jailed process after its layers are in place: load, setup, go, done; then it waits to be killed.
 
-Messages in: ``load`` (with the code), ``setup`` (with the output memory), ``go`` (with the input); before
-them ``open`` on a CUDA lane. Each is answered before the next is read, so that the supervisor can time the phases.
+Messages in: ``open`` on a CUDA lane, ``prepare`` (with the code and the limits), ``load``, which runs the code for the
+first time, ``setup`` (with the output memory) and ``go`` (with the input). Each is answered before the next is read, so
+that the supervisor can time the phases.
 Inputs come with ``go`` alone: code that looks for them earlier finds nothing.
 """
 

@@ -13,7 +13,7 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
-from app.sandbox import syscalls
+from app.sandbox import processes, syscalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def _rest() -> NoReturn:
     try:
         syscalls.set_parent_death_signal(signal.SIGKILL)
         syscalls.set_undumpable()
-        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        processes.close_from(0)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
             signal.pause()

@@ -175,7 +175,7 @@ def _try_uid(found: frozenset[str], cuda: bool) -> None:
     samples = _samples(shown)
     if "minimal_root" in found:
         root.enter(shown)
-    isolation.become(isolation.uid_of(0))
+    isolation.become(isolation.uid_of(os.getpid(), 0))
     _read(samples)
 
 

@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from app.sandbox import scratch, wire
+from app.sandbox import processes, scratch, wire
 from app.sandbox.request import SandboxLost
 from app.sandbox.zygote_link import ZygoteLink
 
@@ -25,7 +25,10 @@ class Device:
 
 @dataclass(kw_only=True, slots=True)
 class Standby:
-    """One jail before its call. ``directory`` is its scratch where it cannot mount one; it goes with ``discard``."""
+    """One jail before its call. ``directory`` is its scratch where it cannot mount one; it goes with ``discard``.
+
+    ``pid`` is its number in our own namespace once it is forked, 0 if it has gone.
+    """
 
     number: int
     link: ZygoteLink
@@ -34,6 +37,7 @@ class Standby:
     scratch_bytes: int
     directory: str | None
     pidfd: int = -1
+    pid: int = 0
 
     @property
     def usable(self) -> bool:
@@ -43,7 +47,13 @@ class Standby:
     def await_forked(self) -> None:
         """Raises ``SandboxLost``."""
         if self.pidfd < 0:
-            _, (self.pidfd,) = self.link.answer("forked", self.number, _FORK_S)
+            told, (self.pidfd,) = self.link.answer("forked", self.number, _FORK_S)
+            self.pid = processes.pid_of(self.pidfd) or self._looked_up(told["pid"]) or 0
+
+    def _looked_up(self, number: int) -> int | None:
+        """Its number here, by the one that it has where the zygote lives."""
+        depth = int("pid_namespace" in self.link.layers)
+        return processes.pid_below(self.link.pid, number, depth=depth)
 
     def await_confined(self) -> None:
         """Return once it is locked down, without taking its word for it yet. Raises ``SandboxLost``."""

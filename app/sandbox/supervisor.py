@@ -212,7 +212,7 @@ class Supervisor:
         except SandboxLost:
             self.start()
             jail = self._take(limits.scratch_bytes)
-        pid = processes.pid_of(jail.pidfd) or 0
+        pid = jail.pid
         alone = "pid_namespace" in self.layers or "seccomp" in self.layers
         watch = Watch(
             pid=pid,
@@ -275,7 +275,7 @@ class Supervisor:
         assert self._link is not None
         found = iter(processes.tree_of(self._link.pid))
         next(found)
-        waiting = {processes.pid_of(made.pidfd) for made in self._standbys if made.pidfd >= 0}
+        waiting = {made.pid for made in self._standbys}
         return (pid for pid in found if pid not in waiting)
 
 

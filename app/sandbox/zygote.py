@@ -27,7 +27,6 @@ from typing import Any
 from app.sandbox import imports, isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
 
 _SWEEPS = 200
-_JAILS_A_ZYGOTE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda
         syscalls.set_child_subreaper()
     channel = socket.socket(fileno=socket_fd)
     versions = _warm_up()
-    zygote = Zygote(channel, layers, cuda=cuda, first_uid=own_number * _JAILS_A_ZYGOTE)
+    zygote = Zygote(channel, layers, cuda=cuda, own_number=own_number)
     if "undumpable" not in without:
         # No jail looks in here, also where jails themselves have to be looked into.
         syscalls.set_undumpable()
@@ -127,11 +126,11 @@ def _pidfd_of(pid: int) -> int:
 class Zygote:
     """Forks a child per request and reports how each ended. Making it is entering the minimal root."""
 
-    def __init__(self, channel: socket.socket, layers: frozenset[str], *, cuda: bool, first_uid: int) -> None:
+    def __init__(self, channel: socket.socket, layers: frozenset[str], *, cuda: bool, own_number: int) -> None:
         self._channel = channel
         self._layers = layers
         self._cuda = cuda
-        self._first_uid = first_uid
+        self._own_number = own_number
         self._children: dict[int, Child] = {}
         self._view = root.view(cuda=cuda)
         root.bring_in(self._view)
@@ -182,7 +181,7 @@ class Zygote:
                 os.close(fd)
         child = Child(number, pid, pidfd, home)
         self._children[child.pidfd] = child
-        wire.send(self._channel, {"op": "forked", "number": number}, [child.pidfd])
+        wire.send(self._channel, {"op": "forked", "number": number, "pid": pid}, [child.pidfd])
         return child
 
     def _fork_process(self, message: dict[str, Any], descriptors: list[int], home: nest.Nest | None) -> int:
@@ -211,7 +210,7 @@ class Zygote:
                     scratch_bytes=message["scratch_bytes"],
                     zygote_pid=zygote_pid,
                     layers=self._layers,
-                    uid=isolation.uid_of(self._first_uid + message["number"] % _JAILS_A_ZYGOTE),
+                    uid=isolation.uid_of(self._own_number, message["number"]),
                     view=self._view,
                     cuda=self._cuda,
                     ruleset_fd=ruleset_fd,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,13 @@ from app.adapters import jail_probe
 from app.domain.errors import WorkerLost
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.manifest import locate
-from app.sandbox import landlock, offer, root, scratch, seccomp, syscall_numbers, syscalls
+from app.sandbox import isolation, landlock, offer, processes, root, scratch, seccomp, syscall_numbers, syscalls
 from app.sandbox import supervisor as supervisors
 from app.sandbox.request import SandboxLost
 from app.sandbox.supervisor import Supervisor
 from tests.sandbox.jails import ENCODER, Lab, in_encode
 
+REPO = Path(__file__).resolve().parents[2]
 EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs"}
 
 STATUS = """
@@ -55,6 +59,49 @@ def test_every_jail_is_used_once_and_has_a_uid_of_its_own(lab: Lab) -> None:
     assert all(one.startswith(b"(False") for one in seen)
     if "own_uid" in lab.supervisor.layers:
         assert len(set(seen)) == 5
+
+
+def test_no_two_zygotes_of_a_machine_give_the_same_uid() -> None:
+    """Whatever numbers they have; the kernel's are below 2**22."""
+    ends = [(isolation.uid_of(pid, 0), isolation.uid_of(pid, 63)) for pid in (1, 2, 16385, 2**22 - 1)]
+    assert all(last - first == 63 for first, last in ends)
+    assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(ends))
+    assert ends[-1][1] < 2**31
+
+
+def test_a_jails_number_is_found_where_the_kernel_does_not_tell_it(each_lab: Lab) -> None:
+    link = each_lab.supervisor._warm()
+    made = each_lab.supervisor._order(link)
+    try:
+        made.await_forked()
+        told = processes.pid_of(made.pidfd)
+        assert made.pid == told is not None
+        depth = int("pid_namespace" in link.layers)
+        inside = processes._numbers_of(told)[depth]
+        assert processes.pid_below(link.pid, inside, depth=depth) == told
+        assert made._looked_up(inside) == told
+        assert processes.pid_below(link.pid, 2**22, depth=depth) is None
+    finally:
+        made.discard()
+
+
+CLOSE = """
+import os
+from app.sandbox import processes
+os.closerange = None
+for number in (5, 100, 900): os.dup2(1, number)
+processes.close_from(3)
+held = []
+for number in range(1000):
+    try: held.append(os.fstat(number) and number)
+    except OSError: pass
+print(held)
+"""
+
+
+def test_descriptors_are_closed_by_their_list() -> None:
+    done = subprocess.run([sys.executable, "-c", CLOSE], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout == "[0, 1, 2]\n"
 
 
 def test_a_zygote_is_replaced_after_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
