@@ -177,6 +177,9 @@ def _try_uid(found: frozenset[str], cuda: bool) -> None:
         root.enter(shown)
     isolation.become(isolation.uid_of(os.getpid(), 0))
     _read(samples)
+    closed = [path for path in shown.devices if not root.is_optional(path) and not os.access(path, os.R_OK | os.W_OK)]
+    if closed:
+        raise OSError(f"another user may not open {closed[0]}")
 
 
 def _try_landlock(found: frozenset[str], cuda: bool) -> None:

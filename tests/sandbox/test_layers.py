@@ -271,6 +271,77 @@ def test_lanes_of_both_kinds_have_in_common_what_each_offers(monkeypatch: pytest
     assert asyncio.run(jail_probe.probe("landlock", cuda={True})).lacking == ()
 
 
+SHOWN = """
+import os
+from app.sandbox import isolation, root
+isolation.enter(NAMES)
+if os.fork() == 0:
+    root.enter(root.view(cuda=True))
+    for line in open("/proc/self/mountinfo"):
+        place = line.split()[4]
+        if not place.startswith(("/dev", "/proc")) and not os.statvfs(place).f_flag & os.ST_RDONLY: print(place)
+    os._exit(0)
+_, status = os.wait()
+print("done" if status == 0 else "failed")
+"""
+
+
+def test_nothing_in_a_minimal_root_can_be_written_also_below_other_mounts(lab: Lab) -> None:
+    """/sys, which CUDA lanes show, has control groups and more mounted in it."""
+    if "minimal_root" not in lab.supervisor.layers:
+        pytest.skip("there is no minimal root here")
+    names = [name for name in isolation.NAMESPACES if name in lab.supervisor.layers]
+    code = SHOWN.replace("NAMES", repr(names))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout.split() == ["done"], done.stderr
+
+
+OFFERED = """
+import sys
+from app.sandbox import offer, root
+root._CUDA_DEVICES = (sys.argv[1],)
+print(*offer.layers(cuda=True))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a jail a uid of its own")
+def test_no_uid_of_its_own_where_that_could_not_open_the_device(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    found = []
+    for mode in (0o600, 0o666):
+        device.chmod(mode)
+        command = [sys.executable, "-c", OFFERED, str(device)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=True)
+        found.append(set(done.stdout.split()))
+    assert found[1] - found[0] == {"own_uid"}
+
+
+AFFINITY = """
+import os, sys
+from app.sandbox import seccomp, syscalls
+parent = os.getppid()
+syscalls.set_no_new_privs()
+seccomp.Filter(cuda=sys.argv[1] == "cuda").install()
+for pid in (0, os.getpid(), parent):
+    try: os.sched_setaffinity(pid, os.sched_getaffinity(0)); print("done")
+    except PermissionError: print("refused")
+"""
+
+
+@pytest.mark.parametrize(("kind", "told"), [("cuda", "done done refused"), ("cpu", "refused refused refused")])
+def test_nobody_places_other_processes(kind: str, told: str) -> None:
+    command = [sys.executable, "-c", AFFINITY, kind]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout.split() == told.split()
+
+
+def test_cuda_finds_its_driver_where_the_machines_proc_is_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root.os.path, "exists", lambda path: True)
+    assert {"/proc/driver/nvidia", "/proc/devices"} <= set(root.view(cuda=True).readable())
+    assert not {"/proc/driver/nvidia", "/proc/devices"} & set(root.view(cuda=False).readable())
+
+
 def test_what_is_shown_is_there() -> None:
     shown = root.view(cuda=False)
     assert all(Path(path).exists() for path in (*shown.folders, *shown.packages, *shown.files, *shown.devices))
