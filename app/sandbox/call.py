@@ -21,7 +21,7 @@ from app.sandbox import faults, wire
 from app.sandbox.faults import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from app.sandbox.logs import LogTail
 from app.sandbox.request import CallLimits, JailFault, SandboxLost
-from app.sandbox.standby import Standby
+from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
 
 TICK_S = 0.05
@@ -72,10 +72,10 @@ class Call:
         if interrupt is not None:
             self._poller.register(interrupt.fileno(), select.POLLIN)
 
-    def await_confined(self, *, device: bool) -> str | None:
+    def await_confined(self, device: Device | None) -> str | None:
         """Wait until the layers are in place and the device is open: its name.
 
-        Nothing of the submission is there yet, so a failure is ours.
+        Nothing of the submission is there yet, so a failure is ours, and what is said can be believed.
         """
         try:
             reply, received = wire.receive(self._channel, descriptors=1)
@@ -84,11 +84,13 @@ class Call:
         self.watch.scratch_fd = received[0] if received else None
         if reply.get("op") != "confined":
             raise SandboxLost(f"a jail could not be made: {reply.get('message')}")
-        if not device:
+        if device is None:
             return None
         reply = self._reply()
         if reply.get("op") != "opened":
             raise SandboxLost(f"the device cannot be used: {reply.get('message')}")
+        share_bytes = int(device.memory_share * reply["memory_bytes"])
+        self.watch.device_bytes = min(self._limits.device_memory_bytes, share_bytes)
         return str(reply["name"])
 
     def prepare(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:

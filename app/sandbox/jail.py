@@ -121,9 +121,9 @@ class Session:
         """Open the device, and only then put the last layer in place: the driver needs calls that nobody else does."""
         for fd in descriptors:
             os.close(fd)
-        name = open_device(message["device"], message["device_memory_share"])
+        name, memory_bytes = open_device(message["device"], message["device_memory_share"])
         isolation.seal(self._confinement)
-        return {"op": "opened", "name": name}
+        return {"op": "opened", "name": name, "memory_bytes": memory_bytes}
 
     def prepare(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Take the submission's code, which does not run yet, apply the job's limits and seed everything."""
@@ -253,8 +253,11 @@ def load_module(filename: str, source: str, scratch: str) -> types.ModuleType:
     return module
 
 
-def open_device(device: str, memory_share: float) -> str:
-    """Make this process's CUDA context before any clock runs, and bound what torch may allocate; the device's name."""
+def open_device(device: str, memory_share: float) -> tuple[str, int]:
+    """Make this process's CUDA context before any clock runs, and bound what torch may allocate.
+
+    The device's name, and how much memory it has.
+    """
     import torch
 
     torch.cuda.set_device(device)
@@ -264,7 +267,7 @@ def open_device(device: str, memory_share: float) -> str:
     torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device), int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def limit_device_memory(device: str, allowed_bytes: int) -> None:

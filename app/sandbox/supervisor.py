@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from app.sandbox import memory, processes, scratch, standby, wire
+from app.sandbox import memory, nvml, processes, scratch, standby, wire
 from app.sandbox.call import Call, Interrupt
 from app.sandbox.offer import missing
 from app.sandbox.request import BelowMinimum, CallLimits, Finished, Request, SandboxLost
@@ -45,6 +45,7 @@ class Supervisor:
         self._without = frozenset(without)
         self._minimum = minimum
         self._device = device
+        self._device_memory = None if device is None else nvml.load()
         self._scratch_root = scratch_root
         self._link: ZygoteLink | None = None
         self._standbys: deque[Standby] = deque()
@@ -121,7 +122,7 @@ class Supervisor:
         """The device's name, as a jail that opens it sees it. Raises ``SandboxLost`` if it cannot be used."""
         call = self._begin(_PROBE_LIMITS, mapped_bytes=0, interrupt=None)
         try:
-            return call.await_confined(device=self._device is not None)
+            return call.await_confined(self._device)
         finally:
             call.end()
 
@@ -175,7 +176,7 @@ class Supervisor:
         self, call: Call, request: Request, output_fd: int
     ) -> tuple[dict[str, Any], float, float, float]:
         """Load, setup, go, done: the last answer, and the seconds of each phase."""
-        call.await_confined(device=self._device is not None)
+        call.await_confined(self._device)
         with memory.holding(request.code.encode(), "code") as code_fd:
             call.prepare(self._preparation(request), [code_fd])
         self.settle()
@@ -220,6 +221,7 @@ class Supervisor:
             limits=limits,
             mapped_bytes=mapped_bytes,
             directory=jail.directory,
+            device=None if self._device_memory is None else self._device_memory.used_by,
         )
         return Call(jail, limits, watch, interrupt)
 

@@ -16,7 +16,7 @@ import pytest
 from app.sandbox import limits, wire
 from app.sandbox.call import Call
 from app.sandbox.request import JailFault
-from app.sandbox.standby import Standby
+from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
 from tests.sandbox.test_wire_fuzz import CALL_LIMITS, Link
 
@@ -40,7 +40,7 @@ def jail() -> Iterator[tuple[Standby, int]]:
     with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         wire.send(theirs, {"op": "confined"})
-        opened = threading.Timer(0.5, wire.send, (theirs, {"op": "opened", "name": "GPU"}))
+        opened = threading.Timer(0.5, wire.send, (theirs, {"op": "opened", "name": "GPU", "memory_bytes": 8 << 30}))
         opened.start()
         yield (
             Standby(
@@ -65,7 +65,8 @@ def test_opening_a_device_breaks_no_limit_of_the_job(jail: tuple[Standby, int]) 
     watch = Watch(pid=pid, tree=lambda: [pid], limits=TINY, mapped_bytes=0, directory=None)
     call = Call(standby, TINY, watch, None)
     try:
-        assert call.await_confined(device=True) == "GPU"
+        assert call.await_confined(Device(name="cuda:0", memory_share=0.5)) == "GPU"
+        assert call.watch.device_bytes == 4 << 30, "the slot's share of the device"
         call.begin()
         call.phase = "load"
         call.look()  # no thread and no byte is the submission's
