@@ -52,9 +52,9 @@ def run(confinement: isolation.Confinement) -> NoReturn:
     except wire.Closed:
         os._exit(0)
     except MemoryError:
-        # There was none to take a question or to send an answer. Who reads the log finds out.
-        limits.allow_reporting()
-        raise
+        # There was none to take a question or to send an answer: the log tells.
+        os.write(2, b"MemoryError\n")
+        os._exit(70)
 
 
 @contextmanager

@@ -178,7 +178,7 @@ class Supervisor:
         """Load, setup, go, done: the last answer, and the seconds of each phase."""
         call.await_confined(self._device)
         with memory.holding(request.code.encode(), "code") as code_fd:
-            call.prepare(self._preparation(request), [code_fd])
+            call.prepare(self._preparation(request, call.watch.threads()), [code_fd])
         self.settle()
         call.begin()
         _, load_s = call.ask("load", {"op": "load"}, [], "loaded")
@@ -190,7 +190,8 @@ class Supervisor:
             done, call_s = call.ask(request.side, go, [input_fd], "done")
         return done, load_s, setup_s, call_s
 
-    def _preparation(self, request: Request) -> dict[str, Any]:
+    def _preparation(self, request: Request, threads: int) -> dict[str, Any]:
+        """``threads`` are those that the jail has already, a device's driver's."""
         limits = request.limits
         return {
             "op": "prepare",
@@ -201,7 +202,7 @@ class Supervisor:
             "threads": request.threads,
             "mapped_bytes": request.mapped_bytes,
             **{name: getattr(limits, name) for name in _LIMITS_IN_JAIL},
-            "thread_limit": limits.threads,
+            "thread_limit": limits.threads + threads,
         }
 
     def _begin(self, limits: CallLimits, *, mapped_bytes: int, interrupt: Interrupt | None) -> Call:

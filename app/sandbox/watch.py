@@ -73,6 +73,11 @@ class Watch:
         self._peak_bytes = 0
         self._start_device_bytes = self._on_device()
 
+    def threads(self) -> int:
+        """How many there are now."""
+        now = processes.usage_of(self._pid)
+        return now.threads if now else 0
+
     def close(self) -> None:
         """Let go of the scratch."""
         fd, self.scratch_fd = self.scratch_fd, None

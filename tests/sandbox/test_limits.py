@@ -151,6 +151,26 @@ def test_a_limit_too_small_for_anything_is_the_jobs_failure_and_not_ours(each_la
         assert caught.value.fault.error_type is ErrorType.MEMORY_LIMIT
 
 
+HOARD = """
+held = []
+for size in (1 << 20, 1 << 16, 1 << 12, 1 << 9, 1 << 6):
+    try:
+        while True: held.append(bytearray(size))
+    except MemoryError: pass
+"""
+
+
+@pytest.mark.parametrize("where", ["encode", "import"])
+def test_memory_used_up_to_the_last_byte(each_lab: Lab, where: str) -> None:
+    """So that there is none left to say anything with."""
+    code = HOARD + ENCODER if where == "import" else in_encode("global held" + HOARD + "return b''")
+    with pytest.raises(SubmissionError) as caught:
+        each_lab.encode(code, limits=replace(LIMITS, memory_bytes=64 << 20))
+    fault = caught.value.fault
+    assert fault.error_type is ErrorType.MEMORY_LIMIT
+    assert "/sandbox/" not in f"{fault.log_tail}{fault.traceback}"
+
+
 def test_the_kernels_limit_of_cpu_time_signals_before_it_kills(each_lab: Lab) -> None:
     body = "import resource\nreturn repr(resource.getrlimit(resource.RLIMIT_CPU)).encode()"
     soft, hard = eval(each_lab.encode(in_encode(body), limits=replace(LIMITS, cpu_s=3)).bitstream)
