@@ -196,8 +196,8 @@ def _show(path: str, new: str) -> None:
     for target in _mounts_below(new + path):
         try:
             told = os.statvfs(target).f_flag
-        except PermissionError:
-            continue  # what lies behind a folder of another user's is as far from any jail
+        except (PermissionError, FileNotFoundError):
+            continue  # behind a folder of another user's, or below another mount: no jail gets there either
         kept = sum(flag for seen, flag in _LOCKED_FLAGS.items() if told & seen)
         flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
         syscalls.mount("", target, "", flags | kept)
