@@ -216,7 +216,7 @@ async def _jail(settings: Settings) -> Jail:
     """An orchestrator has no lanes and runs nothing."""
     if not settings.lane_list:
         return Jail()
-    return await probe(settings.jail_minimum, cuda=any(lane.kind is Device.CUDA for lane in settings.lane_list))
+    return await probe(settings.jail_minimum, cuda={lane.kind is Device.CUDA for lane in settings.lane_list})
 
 
 def _data_folder(settings: Settings) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from app.domain.errors import JailTooWeak
@@ -15,10 +16,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 30.0
 
 
-async def probe(minimum: str, *, cuda: bool) -> Jail:
-    """The layers, held against ``minimum``. Raises ``JailTooWeak`` if they cannot be found out."""
-    layers = await _offered(cuda=cuda)
-    return Jail(layers=layers, minimum=minimum, lacking=missing(minimum, layers))
+async def probe(minimum: str, *, cuda: Collection[bool]) -> Jail:
+    """The layers, held against ``minimum``: where there are lanes of both kinds, those that both offer.
+
+    Raises ``JailTooWeak`` if they cannot be found out.
+    """
+    offers = [await _offered(cuda=kind) for kind in sorted(set(cuda))]
+    shared = tuple(layer for layer in offers[0] if all(layer in offered for offered in offers))
+    lacking = dict.fromkeys(part for offered in offers for part in missing(minimum, offered))
+    return Jail(layers=shared, minimum=minimum, lacking=tuple(lacking))
 
 
 async def _offered(*, cuda: bool) -> tuple[str, ...]:

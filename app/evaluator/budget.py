@@ -8,16 +8,20 @@ from typing import TypeVar
 
 from app.domain.errors import SubmissionError
 from app.domain.job import ErrorType, Fault, Limits, Stage
+from app.evaluator.codec import Decoded, Encoded
 
-T = TypeVar("T")
+T = TypeVar("T", Encoded, Decoded)
 
 
 class Budget:
-    """Bounds each call by ``wall_s``, and all of them together by ``job_s``. Only calls are charged."""
+    """Bounds each call by ``wall_s``, and all of them together by ``job_s``.
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    What is charged is what the codec says that it took: starting a jail or its device is ours and costs no job
+    anything.
+    """
+
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._clock = clock
         self._used_s = 0.0
 
     def call(self, stage: Stage, do: Callable[[float], T]) -> T:
@@ -25,18 +29,18 @@ class Budget:
         left_s = self._limits.job_s - self._used_s
         if left_s <= 0:
             raise SubmissionError(self._used_up(Fault(error_type=ErrorType.WALL_TIME_LIMIT, message="", stage=stage)))
-        begun = self._clock()
         try:
-            return do(min(self._limits.wall_s, left_s))
+            done = do(min(self._limits.wall_s, left_s))
         except SubmissionError as error:
-            limit = error.fault.limit
+            fault, limit = error.fault, error.fault.limit
             shorter = limit is not None and limit < left_s  # a call has shorter limits of its own
-            if error.fault.error_type is not ErrorType.WALL_TIME_LIMIT or left_s >= self._limits.wall_s or shorter:
+            if fault.error_type is not ErrorType.WALL_TIME_LIMIT or left_s >= self._limits.wall_s or shorter:
                 raise
-            now = replace(error.fault, used=self._used_s + self._clock() - begun)
-            raise SubmissionError(self._used_up(now)) from error
-        finally:
-            self._used_s += self._clock() - begun
+            # What a call that ran out of time used counts from when its code was there, too.
+            used_s = self._used_s + (fault.used or 0.0)
+            raise SubmissionError(self._used_up(replace(fault, used=used_s))) from error
+        self._used_s += done.charged_s
+        return done
 
     def _used_up(self, fault: Fault) -> Fault:
         job_s = self._limits.job_s

@@ -107,6 +107,11 @@ class Encoded:
     peak_device_memory_bytes: int | None = None
     self_reported: Json = None
 
+    @property
+    def charged_s(self) -> float:
+        """All the time that the submission's own code took."""
+        return self.load_s + self.setup_s + self.encode_s
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
@@ -118,6 +123,11 @@ class Decoded:
     decode_s: float
     peak_memory_bytes: int | None = None
     peak_device_memory_bytes: int | None = None
+
+    @property
+    def charged_s(self) -> float:
+        """All the time that the submission's own code took."""
+        return self.load_s + self.setup_s + self.decode_s
 
 
 class Codec(Protocol):

@@ -91,7 +91,7 @@ class _Attempt:
         self._spec, self._suite, self._codec, self._source, self._observe = spec, suite, codec, source, observe
         clips = {clip.name: clip for clip in suite.clips}
         self._clips = [clips[name] for name in spec.clips or clips if name in clips]
-        self._budget = Budget(spec.limits, clock)
+        self._budget = Budget(spec.limits)
         self._eta = Eta([_pixels(clip, spec) for clip in self._clips for _ in spec.rate_points], clock)
         self._total = 2 * len(self._clips) * len(spec.rate_points)
         self._done = 0

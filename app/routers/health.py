@@ -11,7 +11,7 @@ from app.domain.access import Scope
 from app.domain.errors import StoreUnavailable
 from app.routers.api import Api, TheApi
 from app.routers.auth import Anyone, needs
-from app.routers.lanes import lane_state
+from app.routers.lanes import lane_jail, lane_state
 
 router = APIRouter(tags=["service"])
 
@@ -43,7 +43,12 @@ async def readyz(
                 "minimum": jail.minimum,
             },
             "lanes": {
-                name: {"ok": state.broken is None, "state": lane_state(state), "reason": state.broken}
+                name: {
+                    "ok": state.broken is None,
+                    "state": lane_state(state),
+                    "reason": state.broken,
+                    "jail": lane_jail(state),
+                }
                 for name, state in api.board.states.items()
             },
             "delivery": _delivery_view(api),

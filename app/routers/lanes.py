@@ -45,8 +45,13 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
         "depth": api.board.waiting.depth(lane.name),
         "wait_s": api.board.wait_s(lane.name),
         "processed": state.processed,
-        "jail": list(ready.jail) if ready else [],
+        "jail": lane_jail(state),
     }
+
+
+def lane_jail(state: LaneState) -> list[str]:
+    """The layers that the lane's own jails have; they differ between kinds of device."""
+    return list(state.ready.jail) if state.ready else []
 
 
 def lane_state(state: LaneState) -> str:

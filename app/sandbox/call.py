@@ -21,7 +21,7 @@ from app.sandbox import faults, wire
 from app.sandbox.faults import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from app.sandbox.logs import LogTail
 from app.sandbox.request import CallLimits, JailFault, SandboxLost
-from app.sandbox.standby import Standby
+from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
 
 TICK_S = 0.05
@@ -29,6 +29,7 @@ _EOF_GRACE_S = 0.5
 _EXIT_S = 30.0
 _PREPARED_S = 120.0  # opening a device takes seconds
 _TOLD_CHARS = 1000
+_PREPARE = "prepare"
 
 
 class Interrupt(Protocol):
@@ -51,7 +52,7 @@ class Call:
     """The supervisor's end of one jail. ``end`` must be called whatever happened; it leaves nothing running."""
 
     def __init__(self, jail: Standby, limits: CallLimits, watch: Watch, interrupt: Interrupt | None) -> None:
-        self.phase = "fork"
+        self.phase = _PREPARE
         self.tail = LogTail(limits.log_bytes)
         self.watch = watch
         self._jail = jail
@@ -71,10 +72,10 @@ class Call:
         if interrupt is not None:
             self._poller.register(interrupt.fileno(), select.POLLIN)
 
-    def await_confined(self, *, device: bool) -> str | None:
+    def await_confined(self, device: Device | None) -> str | None:
         """Wait until the layers are in place and the device is open: its name.
 
-        Nothing of the submission is there yet, so a failure is ours.
+        Nothing of the submission is there yet, so a failure is ours, and what is said can be believed.
         """
         try:
             reply, received = wire.receive(self._channel, descriptors=1)
@@ -83,17 +84,18 @@ class Call:
         self.watch.scratch_fd = received[0] if received else None
         if reply.get("op") != "confined":
             raise SandboxLost(f"a jail could not be made: {reply.get('message')}")
-        if not device:
+        if device is None:
             return None
         reply = self._reply()
         if reply.get("op") != "opened":
             raise SandboxLost(f"the device cannot be used: {reply.get('message')}")
+        share_bytes = int(device.memory_share * reply["memory_bytes"])
+        self.watch.device_bytes = min(self._limits.device_memory_bytes, share_bytes)
         return str(reply["name"])
 
     def prepare(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Hand over the code and the limits. Nothing of the submission runs before the next question."""
-        self.watch.begin()
-        self.ask("fork", message, descriptors, "prepared")
+        self.ask(_PREPARE, message, descriptors, "prepared")
 
     def begin(self) -> None:
         """The jail is as it should be before the submission is there: its time and memory count from now."""
@@ -104,6 +106,11 @@ class Call:
     def started(self) -> None:
         """Loading and setup are over: what is left of the whole time is the call's."""
         self._allow(self._limits.wall_s)
+
+    @property
+    def _preparing(self) -> bool:
+        """Nothing of the submission has run yet: it can neither have failed nor have used anything."""
+        return self.phase == _PREPARE
 
     def _allow(self, seconds: float) -> None:
         """From ``begin`` on, so many seconds."""
@@ -191,6 +198,8 @@ class Call:
         self._tick()
 
     def _tick(self) -> None:
+        if self._preparing:
+            return
         breach = self.watch.look()
         if breach is not None:
             self._fault(breach.error_type, breach.message, limit=breach.limit, used=breach.used)
@@ -220,7 +229,7 @@ class Call:
         if not wire.readable(self._pidfd, within_s=_EOF_GRACE_S):
             self._fault("contract_violation", "the process closed its channel to the service")
         status = self.end().status
-        if self.phase == "fork":
+        if self._preparing:
             told = self.tail.text().strip()[-_TOLD_CHARS:]
             raise SandboxLost(f"a jail ended before it was used (wait status {status}) {told}".rstrip())
         if os.WIFSIGNALED(status):
@@ -255,8 +264,7 @@ class Call:
         used: float | None = None,
     ) -> NoReturn:
         self.end()
-        if self.phase == "fork":
-            # Nothing of the submission has run yet.
+        if self._preparing:
             raise SandboxLost(f"a jail could not be prepared: {message}")
         raise JailFault(
             error_type,

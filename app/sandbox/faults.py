@@ -38,6 +38,7 @@ _BY_ERRNO = {
     errno.EDQUOT: "disk_limit",
 }
 _OUT_OF_MEMORY = (
+    "MemoryError",
     "DefaultCPUAllocator",
     "can't allocate memory",
     "Cannot allocate memory",

@@ -10,16 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from app.sandbox import environment, landlock, limits, root, seccomp, syscalls
+from app.sandbox import environment, landlock, limits, processes, root, scratch, seccomp, syscalls
 from app.sandbox.root import SCRATCH, SHARED_MEMORY, View
 
 JOB_FD = 3
 _FIRST_FREE_FD = 64
 _PAGE_BYTES = 4096  # a tmpfs of size 0 would have no bound
-_SCRATCH_FILES = 20_000
 _HOST_NAME = "jail"
 
 NAMESPACES = {
@@ -30,9 +29,10 @@ NAMESPACES = {
     "uts_namespace": syscalls.CLONE_NEWUTS,
 }
 
-# Uids that no distribution gives to anybody.
+# Uids that no distribution gives to anybody: 64 for each number that a process can have (the kernel's are below 2**22).
 _FIRST_UID = 0x70000000
-_UIDS = 1 << 26
+_UIDS_A_ZYGOTE = 64
+_UIDS = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +59,12 @@ class Confinement:
         return SCRATCH if "scratch_tmpfs" in self.layers else self.directory
 
 
-def uid_of(number: int) -> int:
-    """A uid for one jail. ``number`` differs between all jails that run at a time."""
-    return _FIRST_UID + number % _UIDS
+def uid_of(zygote_pid: int, number: int) -> int:
+    """A uid that no other jail has at the same time, by the zygote's number on the machine and the jail's own.
+
+    A zygote has a handful of jails at a time, with numbers in a row.
+    """
+    return _FIRST_UID + (zygote_pid * _UIDS_A_ZYGOTE + number % _UIDS_A_ZYGOTE) % _UIDS
 
 
 def enter(names: Sequence[str]) -> None:
@@ -94,7 +97,7 @@ def settle_descriptors(job: int, out: int, err: int, kept: int | None) -> int | 
     places = (0, 1, 2, JOB_FD, JOB_FD + 1)[: len(moved)]
     for fd, place in zip(moved, places, strict=True):
         os.dup2(fd, place, inheritable=place < JOB_FD)
-    os.closerange(places[-1] + 1, os.sysconf("SC_OPEN_MAX"))
+    processes.close_from(places[-1] + 1)
     return None if kept is None else places[-1]
 
 
@@ -129,7 +132,7 @@ def private_scratch(confinement: Confinement) -> None:
     """A tmpfs in place of the machine's shared memory, which goes with the process."""
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     size_bytes = max(confinement.scratch_bytes, _PAGE_BYTES)
-    options = f"mode=0711,size={size_bytes},nr_inodes={_SCRATCH_FILES}"
+    options = f"mode=0711,size={size_bytes},nr_inodes={scratch.MOST_FILES}"
     syscalls.mount("scratch", SHARED_MEMORY, "tmpfs", flags, options)
     os.mkdir(SCRATCH, 0o700)
 
@@ -172,10 +175,18 @@ def no_new_privileges(_: Confinement) -> None:
     syscalls.set_no_new_privs()
 
 
-def undumpable(confinement: Confinement) -> None:
-    """Nobody of the same user can look in. Where the scratch is a folder of the machine, the supervisor has to: deleted
-    files that are still open show in its descriptors alone. Landlock keeps other jails from looking there."""
-    if "scratch_tmpfs" in confinement.layers or "landlock" not in confinement.layers:
+def looked_into(layers: Collection[str]) -> bool:
+    """Whether the supervisor, which may be of the same user, has to see a jail's descriptors.
+
+    Where the scratch is a folder of the machine, deleted files that are still open show there alone. Landlock keeps
+    other jails from looking; without it nobody may.
+    """
+    return "scratch_tmpfs" not in layers and "landlock" in layers
+
+
+def dumpable(confinement: Confinement) -> None:
+    """What the zygote or a change of uid has left does not count."""
+    if "undumpable" in confinement.layers:
         syscalls.set_undumpable()
     else:
         syscalls.set_dumpable()
@@ -184,8 +195,12 @@ def undumpable(confinement: Confinement) -> None:
 def restrict_files(confinement: Confinement) -> None:
     fd = confinement.ruleset_fd
     if fd is None:
-        # The scratch is the current folder, which can be opened even if the folders above it cannot.
-        fd = own_ruleset(rules(confinement.view, confinement.layers), os.curdir)
+        shared = rules(confinement.view, confinement.layers)
+        try:
+            # The scratch is the current folder, which can be opened even if the folders above it cannot.
+            fd = own_ruleset(shared, os.curdir)
+        finally:
+            shared.close()
     syscalls.landlock_restrict(fd)
     os.close(fd)
 
@@ -229,7 +244,7 @@ CHILD_LAYERS: tuple[tuple[str, Layer], ...] = (
     ("own_uid", own_uid),
     ("no_capabilities", no_capabilities),
     ("no_new_privs", no_new_privileges),
-    ("undumpable", undumpable),
+    (ALWAYS, dumpable),
     ("landlock", restrict_files),
 )
 LAST_LAYERS: tuple[tuple[str, Layer], ...] = (("seccomp", filter_calls),)

@@ -1,7 +1,8 @@
 """The life of a jailed process after its layers are in place: load, setup, go, done; then it waits to be killed.
 
-Messages in: ``load`` (with the code), ``setup`` (with the output memory), ``go`` (with the input); before
-them ``open`` on a CUDA lane. Each is answered before the next is read, so that the supervisor can time the phases.
+Messages in: ``open`` on a CUDA lane, ``prepare`` (with the code and the limits), ``load``, which runs the code for the
+first time, ``setup`` (with the output memory) and ``go`` (with the input). Each is answered before the next is read, so
+that the supervisor can time the phases.
 Inputs come with ``go`` alone: code that looks for them earlier finds nothing.
 """
 
@@ -50,6 +51,10 @@ def run(confinement: isolation.Confinement) -> NoReturn:
         session.serve()
     except wire.Closed:
         os._exit(0)
+    except MemoryError:
+        # There was none to take a question or to send an answer: the log tells.
+        os.write(2, b"MemoryError\n")
+        os._exit(70)
 
 
 @contextmanager
@@ -86,6 +91,8 @@ class Session:
     side: str
     output_fd: int
     output_bytes: int
+    _source: str
+    _more_bytes: int
 
     def __init__(self, channel: socket.socket, confinement: isolation.Confinement, statm: int) -> None:
         self._channel = channel
@@ -114,9 +121,9 @@ class Session:
         """Open the device, and only then put the last layer in place: the driver needs calls that nobody else does."""
         for fd in descriptors:
             os.close(fd)
-        name = open_device(message["device"], message["device_memory_share"])
+        name, memory_bytes = open_device(message["device"], message["device_memory_share"])
         isolation.seal(self._confinement)
-        return {"op": "opened", "name": name}
+        return {"op": "opened", "name": name, "memory_bytes": memory_bytes}
 
     def prepare(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Take the submission's code, which does not run yet, apply the job's limits and seed everything."""
@@ -130,7 +137,7 @@ class Session:
         self.context = Context(device=message["device"], seed=message["seed"], scratch=self._scratch)
         if "rlimits" in self._confinement.layers:
             self._limit(message)
-        os.close(self._statm)
+        self._more_bytes = message["memory_bytes"] + message["mapped_bytes"]
         return {"op": "prepared"}
 
     def _limit(self, message: dict[str, Any]) -> None:
@@ -140,18 +147,24 @@ class Session:
         if "own_uid" in self._confinement.layers:
             limits.limit_threads(message["thread_limit"])
         if message["device"] == "cpu":
-            # CUDA reserves address space far beyond any memory, and pins host pages.
+            # CUDA pins host pages.
             limits.limit_locked_memory()
-            limits.limit_address_space(self._statm, message["memory_bytes"] + message["mapped_bytes"])
         else:
             limit_device_memory(message["device"], message["device_memory_bytes"])
+
+    def _limit_memory(self) -> None:
+        """Only now: what does not fit into a limit that is too small has to be the job's failure, not ours."""
+        # CUDA reserves address space far beyond any memory.
+        if "rlimits" in self._confinement.layers and self.context.device == "cpu":
+            limits.limit_address_space(self._statm, self._more_bytes)
+        os.close(self._statm)
 
     def load(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Run the module's top level."""
         for fd in descriptors:
             os.close(fd)
-        source = self._source
-        self.module = load_module(faults.SOURCES[self.side], source, self._scratch)
+        self._limit_memory()
+        self.module = load_module(faults.SOURCES[self.side], self._source, self._scratch)
         self.contract.check(self.side, self.module)
         return {"op": "loaded"}
 
@@ -240,8 +253,11 @@ def load_module(filename: str, source: str, scratch: str) -> types.ModuleType:
     return module
 
 
-def open_device(device: str, memory_share: float) -> str:
-    """Make this process's CUDA context before any clock runs, and bound what torch may allocate; the device's name."""
+def open_device(device: str, memory_share: float) -> tuple[str, int]:
+    """Make this process's CUDA context before any clock runs, and bound what torch may allocate.
+
+    The device's name, and how much memory it has.
+    """
     import torch
 
     torch.cuda.set_device(device)
@@ -251,7 +267,7 @@ def open_device(device: str, memory_share: float) -> str:
     torch.nn.functional.conv2d(warm.reshape(1, 1, 16, 16), torch.ones(1, 1, 3, 3, device=device)).sum().item()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device), int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def limit_device_memory(device: str, allowed_bytes: int) -> None:

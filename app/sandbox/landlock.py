@@ -42,26 +42,29 @@ class Rules:
         self._abi = syscalls.landlock_abi()
         self._fs = _FS.get(self._abi, _FS_NEWEST)
         self._rules: list[syscalls.PathRule] = []
-        for paths, rights in ((read, _READ), (write, _WRITE), (devices, _DEVICE)):
-            for path in paths:
-                with suppress(FileNotFoundError, PermissionError):
-                    self._rules.append(self._rule(path, rights))
+        try:
+            for paths, rights in ((read, _READ), (write, _WRITE), (devices, _DEVICE)):
+                for path in paths:
+                    with suppress(FileNotFoundError, PermissionError):
+                        self._rules.append(self._rule(path, rights))
+        except BaseException:
+            self.close()
+            raise
 
     def ruleset(self, *, read: Iterable[str] = (), write: Iterable[str] = ()) -> int:
         """A ruleset of these rules and further paths; the caller closes its descriptor."""
         net, scoped = (_TCP if self._abi >= 4 else 0), (_SCOPES if self._abi >= 6 else 0)
-        fd = syscalls.landlock_ruleset(self._abi, fs=self._fs, net=net, scoped=scoped)
+        further = Rules(read=read, write=write, devices=())
         try:
-            for rule in self._rules:
-                syscalls.landlock_allow(fd, rule)
-            for paths, rights in ((read, _READ), (write, _WRITE)):
-                for path in paths:
-                    rule = self._rule(path, rights)
+            fd = syscalls.landlock_ruleset(self._abi, fs=self._fs, net=net, scoped=scoped)
+            try:
+                for rule in (*self._rules, *further._rules):
                     syscalls.landlock_allow(fd, rule)
-                    os.close(rule.parent_fd)
-        except BaseException:
-            os.close(fd)
-            raise
+            except BaseException:
+                os.close(fd)
+                raise
+        finally:
+            further.close()
         return fd
 
     def close(self) -> None:
@@ -72,6 +75,10 @@ class Rules:
     def _rule(self, path: str, rights: int) -> syscalls.PathRule:
         """A rule on a directory holds for whatever is below it, also for what is mounted there later."""
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            rights &= _FILE_ONLY
+        try:
+            if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                rights &= _FILE_ONLY
+        except BaseException:
+            os.close(fd)
+            raise
         return syscalls.PathRule(rights & self._fs, fd)

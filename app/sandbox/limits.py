@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import time
 
 _MOST_OPEN_FILES = 4096
 _CPU_GRACE_S = 2
@@ -48,16 +49,22 @@ def limit_file_size(size_bytes: int) -> None:
 
 
 def limit_cpu_time(cpu_s: float) -> None:
-    """For whole seconds only, and a little later than the watchdog: this ends what that somehow did not."""
-    _set(resource.RLIMIT_CPU, math.ceil(cpu_s) + _CPU_GRACE_S)
+    """For whole seconds only, and a little later than the watchdog: this ends what that somehow did not.
+
+    The kernel counts from the fork on, and opening a device takes seconds. At the soft limit it sends SIGXCPU, at the
+    hard one SIGKILL, which would not say why.
+    """
+    soft = math.ceil(time.process_time() + cpu_s) + _CPU_GRACE_S
+    _set(resource.RLIMIT_CPU, soft, soft + _CPU_GRACE_S)
 
 
 def limit_locked_memory() -> None:
     _set(resource.RLIMIT_MEMLOCK, 0)
 
 
-def _set(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+def _set(kind: int, soft: int, hard: int | None = None) -> None:
+    wanted = soft if hard is None else hard
+    _, most = resource.getrlimit(kind)
+    if most != resource.RLIM_INFINITY:
+        soft, wanted = min(soft, most), min(wanted, most)
+    resource.setrlimit(kind, (soft, wanted))

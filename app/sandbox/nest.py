@@ -13,7 +13,7 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
-from app.sandbox import syscalls
+from app.sandbox import processes, syscalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class Nest:
     def end(self) -> None:
         """Kill whatever lives here; nothing of it is left when this returns."""
         os.close(self.fd)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        _end(self.pid)
 
 
 def make(own_pids: int) -> Nest:
@@ -44,9 +43,18 @@ def make(own_pids: int) -> Nest:
         pid = os.fork()
         if pid == 0:
             _rest()
-        return Nest(pid, os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            return Nest(pid, os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            _end(pid)
+            raise
     finally:
         syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _rest() -> NoReturn:
@@ -54,7 +62,7 @@ def _rest() -> NoReturn:
     try:
         syscalls.set_parent_death_signal(signal.SIGKILL)
         syscalls.set_undumpable()
-        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        processes.close_from(0)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
             signal.pause()

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from app.sandbox import isolation, landlock, nest, root, seccomp, syscalls
+from app.sandbox import isolation, nest, root, seccomp, syscalls
 
 # Every layer there is, in the order in which they are told.
 LAYERS = (
@@ -48,6 +48,8 @@ def layers(without: Collection[str] = (), *, cuda: bool = False) -> tuple[str, .
     for name, trial in _TRIALS.items():
         if name not in without and _rehearsed(names, trial, frozenset(found), cuda):
             found.add(name)
+    if isolation.looked_into(found):
+        found.discard("undumpable")
     return tuple(name for name in LAYERS if name in found)
 
 
@@ -173,13 +175,23 @@ def _try_uid(found: frozenset[str], cuda: bool) -> None:
     samples = _samples(shown)
     if "minimal_root" in found:
         root.enter(shown)
-    isolation.become(isolation.uid_of(0))
+    isolation.become(isolation.uid_of(os.getpid(), 0))
     _read(samples)
+    closed = [path for path in shown.devices if not root.is_optional(path) and not os.access(path, os.R_OK | os.W_OK)]
+    if closed:
+        raise OSError(f"another user may not open {closed[0]}")
 
 
 def _try_landlock(found: frozenset[str], cuda: bool) -> None:
+    """With the jail's own rules: a kernel may know Landlock and not a file system that they name."""
+    shown = root.view(cuda=cuda)
+    samples = _samples(shown)
+    if "minimal_root" in found:
+        root.enter(shown)
+    ruleset = isolation.rules(shown, found).ruleset(read=root.OWN_PROC_FILES)
     syscalls.set_no_new_privs()
-    syscalls.landlock_restrict(landlock.Rules(read=(), write=(), devices=()).ruleset())
+    syscalls.landlock_restrict(ruleset)
+    _read(samples)
 
 
 def _try_seccomp(found: frozenset[str], cuda: bool) -> None:

@@ -69,14 +69,51 @@ def proportional_of(pid: int) -> int:
     return total
 
 
+def close_from(first: int) -> None:
+    """Close every descriptor of this process from that number on.
+
+    By its own list: a kernel that cannot close a range has to be asked about each number that there might be, of which
+    some containers have a billion.
+    """
+    try:
+        listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        return
+    for fd in listed:
+        if fd >= first:
+            with suppress(OSError):  # the list's own
+                os.close(fd)
+
+
 def pid_of(pidfd: int) -> int | None:
-    """The number, in our own namespace, of the process behind a pidfd; None if it has been reaped."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+    """The number, in our own namespace, of the process behind a pidfd; None if it has been reaped, or is not told.
+
+    (Before Linux 5.14 an undumpable process without privileges may not read this of itself.)
+    """
+    with suppress(OSError), open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
         for line in file:
             if line.startswith("Pid:"):
                 pid = int(line.split()[1])
                 return pid if pid > 0 else None
     return None
+
+
+def pid_below(ancestor: int, number: int, *, depth: int) -> int | None:
+    """The descendant whose number is ``number`` in a namespace so many levels below our own; None if there is none."""
+    for pid in tree_of(ancestor):
+        if _numbers_of(pid)[depth : depth + 1] == [number]:
+            return pid
+    return None
+
+
+def _numbers_of(pid: int) -> list[int]:
+    """In our own namespace, and in each one below that the process is in."""
+    with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return [int(number) for number in line.split()[1:]]
+    return []
 
 
 def children_of(pid: int) -> list[int]:

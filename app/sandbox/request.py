@@ -80,6 +80,10 @@ class SandboxLost(Exception):
     """The machinery broke: the zygote died, or a jail could not be made. Not the submission's fault."""
 
 
+class BelowMinimum(SandboxLost):
+    """The layers that can be had here are too few, which another zygote would not change."""
+
+
 class JailFault(Exception):
     """The submission failed. ``limit`` and ``used`` are in the unit of the limit: seconds, bytes or a count."""
 

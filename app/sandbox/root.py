@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -39,9 +40,14 @@ _PROC_FILES = ("/proc/cpuinfo", "/proc/meminfo")
 # Not /dev/zero: what is mapped of it is shared memory that nobody counts.
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _TIME_ZONES = "/usr/share/zoneinfo"
-_CUDA_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*")
+_OPTIONAL_DEVICES = "/dev/nvidia-caps/"
+_CUDA_DEVICES = ("/dev/nvidia*", f"{_OPTIONAL_DEVICES}*")
+_CUDA_PROC_FILES = ("/proc/devices", "/proc/driver/nvidia")
 _CUDA_FOLDERS = ("/sys", "/usr/local/nvidia", "/usr/local/cuda")
 _LINKS = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
+
+# How mountinfo writes blanks and backslashes.
+_ESCAPED = re.compile(r"\\(\d{3})")
 
 _ROOT_OPTIONS = "mode=0755,size=4m"
 # The mount flags that a restricted user may not take off, as statvfs tells them and as mount takes them.
@@ -50,17 +56,21 @@ _LOCKED_FLAGS = {os.ST_NOEXEC: 0x8, os.ST_NOATIME: 0x400, os.ST_NODIRATIME: 0x80
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """Absolute paths. ``folders`` may hold package folders, which stay hidden; ``packages`` are shown by name."""
+    """Absolute paths. ``folders`` may hold package folders, which stay hidden; ``packages`` are shown by name.
+
+    ``proc`` is what may be read of the machine's own /proc, where there is no other.
+    """
 
     folders: tuple[str, ...]
     packages: tuple[str, ...]
     files: tuple[str, ...]
     devices: tuple[str, ...]
+    proc: tuple[str, ...]
 
     def readable(self) -> tuple[str, ...]:
         """What Landlock opens for reading where the whole machine's files are in sight."""
         folders = [path for folder in self.folders for path in _without_packages(folder)]
-        return (*folders, *self.packages, *self.files, *_PROC_FILES)
+        return (*folders, *self.packages, *self.files, *self.proc)
 
 
 def view(*, cuda: bool) -> View:
@@ -71,7 +81,13 @@ def view(*, cuda: bool) -> View:
         packages=_there(_packages()),
         files=_there(_SYSTEM_FILES),
         devices=tuple(path for pattern in patterns for path in sorted(glob.glob(pattern)) if not os.path.isdir(path)),
+        proc=_there((*_PROC_FILES, *(_CUDA_PROC_FILES if cuda else ()))),
     )
+
+
+def is_optional(device: str) -> bool:
+    """Whether work can be done without it: what partitions a device is for its administrator alone."""
+    return device.startswith(_OPTIONAL_DEVICES)
 
 
 def _there(paths: list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -153,9 +169,11 @@ def enter(shown: View) -> None:
     """
     new = SHARED_MEMORY  # nothing that is shown lies there
     syscalls.mount("root", new, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _ROOT_OPTIONS)
+    ours = [new]
     for folder in shown.folders:
         _show(folder, new)
         for hidden in _hidden(folder):
+            ours.append(new + hidden)
             syscalls.mount("hidden", new + hidden, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _ROOT_OPTIONS)
     for path in (*shown.packages, *shown.files):
         _show(path, new)
@@ -163,7 +181,9 @@ def enter(shown: View) -> None:
         _bind(path, new)
     _furnish(new)
     _mount_proc(f"{new}/proc")
-    syscalls.mount("", new, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID)
+    for place in ours:
+        # Only now that there is nothing left to be put there; one jail could leave something there for the next.
+        syscalls.mount("", place, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID)
     os.chdir(new)
     syscalls.pivot_root(".", ".")
     syscalls.detach(".")
@@ -171,12 +191,23 @@ def enter(shown: View) -> None:
 
 
 def _show(path: str, new: str) -> None:
+    """Read-only, with all that is mounted below: a flag holds for one mount alone."""
     _bind(path, new)
-    target = new + path
-    told = os.statvfs(target).f_flag
-    kept = sum(flag for seen, flag in _LOCKED_FLAGS.items() if told & seen)
-    flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
-    syscalls.mount("", target, "", flags | kept)
+    for target in _mounts_below(new + path):
+        try:
+            told = os.statvfs(target).f_flag
+        except (PermissionError, FileNotFoundError):
+            continue  # behind a folder of another user's, or below another mount: no jail gets there either
+        kept = sum(flag for seen, flag in _LOCKED_FLAGS.items() if told & seen)
+        flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+        syscalls.mount("", target, "", flags | kept)
+
+
+def _mounts_below(top: str) -> list[str]:
+    """Where something is mounted, ``top`` itself first; where mounts lie on each other, once."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        found = [_ESCAPED.sub(lambda code: chr(int(code[1], 8)), line.split()[4]) for line in file]
+    return [top, *dict.fromkeys(path for path in found if path.startswith(top + "/"))]
 
 
 def _bind(path: str, new: str) -> None:

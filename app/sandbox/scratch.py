@@ -39,8 +39,8 @@ def remove(folder: str) -> None:
 
 def sweep(root: str | None) -> None:
     """Remove the folders of processes that are gone."""
-    where = root or tempfile.gettempdir()
     with suppress(OSError):
+        where = root or tempfile.gettempdir()
         for name in os.listdir(where):
             owner = _NAME.fullmatch(name)
             if owner is not None and _started(int(owner[1])) != int(owner[2]):

@@ -128,6 +128,8 @@ def _filtered(*, cuda: bool) -> dict[str, list[Instruction]]:
         "prlimit64": only_me,
         "prctl": _one_of(0, _PRCTL),
         "fcntl": _one_of(1, _FCNTL),
+        # The libraries place threads of their own before the filter is there.
+        "sched_setaffinity": only_me if cuda else [_returning(_ERRNO | errno.EPERM)],
         "ioctl": _none_of(1, _IOCTL_NEVER) if cuda else _one_of(1, _IOCTL),
         "personality": _one_of(0, (_QUERY_PERSONALITY,)),
     }

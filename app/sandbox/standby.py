@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from app.sandbox import memory, scratch, wire
+from app.sandbox import processes, scratch, wire
 from app.sandbox.request import SandboxLost
 from app.sandbox.zygote_link import ZygoteLink
 
@@ -24,7 +25,10 @@ class Device:
 
 @dataclass(kw_only=True, slots=True)
 class Standby:
-    """One jail before its call. ``directory`` is its scratch where it cannot mount one; it goes with ``discard``."""
+    """One jail before its call. ``directory`` is its scratch where it cannot mount one; it goes with ``discard``.
+
+    ``pid`` is its number in our own namespace once it is forked, 0 if it has gone.
+    """
 
     number: int
     link: ZygoteLink
@@ -33,6 +37,7 @@ class Standby:
     scratch_bytes: int
     directory: str | None
     pidfd: int = -1
+    pid: int = 0
 
     @property
     def usable(self) -> bool:
@@ -42,7 +47,13 @@ class Standby:
     def await_forked(self) -> None:
         """Raises ``SandboxLost``."""
         if self.pidfd < 0:
-            _, (self.pidfd,) = self.link.answer("forked", self.number, _FORK_S)
+            told, (self.pidfd,) = self.link.answer("forked", self.number, _FORK_S)
+            self.pid = processes.pid_of(self.pidfd) or self._looked_up(told["pid"]) or 0
+
+    def _looked_up(self, number: int) -> int | None:
+        """Its number here, by the one that it has where the zygote lives."""
+        depth = int("pid_namespace" in self.link.layers)
+        return processes.pid_below(self.link.pid, number, depth=depth)
 
     def await_confined(self) -> None:
         """Return once it is locked down, without taking its word for it yet. Raises ``SandboxLost``."""
@@ -70,40 +81,52 @@ def order(
 ) -> Standby:
     """Have the zygote make a jail, without waiting for it. Raises ``SandboxLost``."""
     try:
-        directory = None if "scratch_tmpfs" in link.layers else scratch.make(scratch_root)
-        ours, theirs = wire.pair()
-        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        made, given = _made(link, number, scratch_bytes, scratch_root)
     except OSError as error:
         raise SandboxLost(f"a jail could not be made: {error}") from error
-    for read, _ in (out, err):
-        os.set_blocking(read, False)
-    made = Standby(
-        number=number,
-        link=link,
-        channel=ours,
-        logs=[out[0], err[0]],
-        scratch_bytes=scratch_bytes,
-        directory=directory,
-    )
-    message = {"op": "fork", "number": number, "directory": directory or "/", "scratch_bytes": scratch_bytes}
+    message = {"op": "fork", "number": number, "directory": made.directory or "/", "scratch_bytes": scratch_bytes}
     try:
-        link.ask(message, [theirs.fileno(), out[1], err[1]])
+        link.ask(message, given)
         if device is not None:
-            _order_device(ours, device)
+            _order_device(made.channel, device)
     except BaseException:
         made.discard()
         raise
     finally:
-        theirs.close()
-        os.close(out[1])
-        os.close(err[1])
+        for fd in given:
+            os.close(fd)
     return made
+
+
+def _made(
+    link: ZygoteLink, number: int, scratch_bytes: int, scratch_root: str | None
+) -> tuple[Standby, tuple[int, int, int]]:
+    """A jail's ends here, and those that it is to have: its socket and its two log pipes. Raises ``OSError``."""
+    with ExitStack() as undo:
+        directory = None
+        if "scratch_tmpfs" not in link.layers:
+            directory = scratch.make(scratch_root)
+            undo.callback(scratch.remove, directory)
+        ours, theirs = wire.pair()
+        undo.callback(ours.close)
+        undo.callback(theirs.close)
+        pipes = []
+        for _ in range(2):
+            pipes.append(os.pipe2(os.O_CLOEXEC))
+            for fd in pipes[-1]:
+                undo.callback(os.close, fd)
+            os.set_blocking(pipes[-1][0], False)
+        undo.pop_all()
+    (out, out_end), (err, err_end) = pipes
+    made = Standby(
+        number=number, link=link, channel=ours, logs=[out, err], scratch_bytes=scratch_bytes, directory=directory
+    )
+    return made, (theirs.detach(), out_end, err_end)
 
 
 def _order_device(channel: socket.socket, device: Device) -> None:
     message = {"op": "open", "device": device.name, "device_memory_share": device.memory_share}
-    with memory.holding(b"", "nothing") as nothing:
-        try:
-            wire.send(channel, message, [nothing])
-        except wire.Closed:
-            raise SandboxLost("a jail ended before it was used") from None
+    try:
+        wire.send(channel, message)
+    except wire.Closed:
+        raise SandboxLost("a jail ended before it was used") from None

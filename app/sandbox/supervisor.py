@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from app.sandbox import memory, processes, scratch, standby, wire
+from app.sandbox import memory, nvml, processes, scratch, standby, wire
 from app.sandbox.call import Call, Interrupt
 from app.sandbox.offer import missing
-from app.sandbox.request import CallLimits, Finished, Request, SandboxLost
+from app.sandbox.request import BelowMinimum, CallLimits, Finished, Request, SandboxLost
 from app.sandbox.standby import Device, Standby
 from app.sandbox.watch import Watch
 from app.sandbox.zygote_link import ZygoteLink
@@ -45,6 +45,7 @@ class Supervisor:
         self._without = frozenset(without)
         self._minimum = minimum
         self._device = device
+        self._device_memory = None if device is None else nvml.load()
         self._scratch_root = scratch_root
         self._link: ZygoteLink | None = None
         self._standbys: deque[Standby] = deque()
@@ -67,9 +68,12 @@ class Supervisor:
         return None if self._link is None else self._link.pid
 
     def start(self) -> None:
-        """Start a fresh zygote without waiting until it is ready."""
+        """Start a fresh zygote without waiting until it is ready. Raises ``SandboxLost``."""
         self.close()
-        self._link = ZygoteLink(without=self._without, cuda=self._device is not None)
+        try:
+            self._link = ZygoteLink(without=self._without, cuda=self._device is not None)
+        except OSError as error:
+            raise SandboxLost(f"a zygote could not be started: {error}") from error
 
     def warm(self) -> None:
         """Return once a zygote is ready, starting one if there is none. Raises ``SandboxLost``."""
@@ -85,7 +89,7 @@ class Supervisor:
         lacking = missing(self._minimum, self._link.layers)
         if lacking:
             self.close()
-            raise SandboxLost(f"the jail is below the declared minimum: {', '.join(lacking)} cannot be had here")
+            raise BelowMinimum(f"the jail is below the declared minimum: {', '.join(lacking)} cannot be had here")
         return self._link
 
     def rest(self) -> None:
@@ -95,9 +99,16 @@ class Supervisor:
         self.warm()
 
     def settle(self) -> None:
-        """Wait until no jail is being made: that would take time from a call that is timed."""
-        for made in self._standbys:
-            made.await_confined()
+        """Wait until no jail is being made: that would take time from a call that is timed.
+
+        One that could not be made is given up: it is no matter of the call that waits here.
+        """
+        for made in list(self._standbys):
+            try:
+                made.await_confined()
+            except SandboxLost:
+                self._standbys.remove(made)
+                made.discard()
 
     def close(self) -> None:
         """End the zygote and with it every jail. Safe to call twice."""
@@ -111,7 +122,7 @@ class Supervisor:
         """The device's name, as a jail that opens it sees it. Raises ``SandboxLost`` if it cannot be used."""
         call = self._begin(_PROBE_LIMITS, mapped_bytes=0, interrupt=None)
         try:
-            return call.await_confined(device=self._device is not None)
+            return call.await_confined(self._device)
         finally:
             call.end()
 
@@ -163,21 +174,22 @@ class Supervisor:
 
     def _drive(self, call: Call, request: Request, output_fd: int) -> tuple[dict[str, Any], float, float, float]:
         """Load, setup, go, done: the last answer, and the seconds of each phase."""
-        call.await_confined(device=self._device is not None)
+        call.await_confined(self._device)
         with memory.holding(request.code.encode(), "code") as code_fd:
-            call.prepare(self._preparation(request), [code_fd])
+            call.prepare(self._preparation(request, call.watch.threads()), [code_fd])
+        self.settle()
         call.begin()
         _, load_s = call.ask("load", {"op": "load"}, [], "loaded")
         setup = {"op": "setup", "geometry": request.geometry.to_message(), "params": request.params}
         _, setup_s = call.ask("setup", setup, [output_fd], "ready")
         call.started()
-        self.settle()
         go = {"op": "go", "input_bytes": request.input_bytes}
         with memory.reopened(request.input_fd) as input_fd:
             done, call_s = call.ask(request.side, go, [input_fd], "done")
         return done, load_s, setup_s, call_s
 
-    def _preparation(self, request: Request) -> dict[str, Any]:
+    def _preparation(self, request: Request, threads: int) -> dict[str, Any]:
+        """``threads`` are those that the jail has already, a device's driver's."""
         limits = request.limits
         return {
             "op": "prepare",
@@ -188,17 +200,19 @@ class Supervisor:
             "threads": request.threads,
             "mapped_bytes": request.mapped_bytes,
             **{name: getattr(limits, name) for name in _LIMITS_IN_JAIL},
-            "thread_limit": limits.threads,
+            "thread_limit": limits.threads + threads,
         }
 
     def _begin(self, limits: CallLimits, *, mapped_bytes: int, interrupt: Interrupt | None) -> Call:
         """A call in a standby jail, or if the zygote has died since the last call in one of a new zygote."""
         try:
             jail = self._take(limits.scratch_bytes)
+        except BelowMinimum:
+            raise
         except SandboxLost:
             self.start()
             jail = self._take(limits.scratch_bytes)
-        pid = processes.pid_of(jail.pidfd) or 0
+        pid = jail.pid
         alone = "pid_namespace" in self.layers or "seccomp" in self.layers
         watch = Watch(
             pid=pid,
@@ -206,6 +220,7 @@ class Supervisor:
             limits=limits,
             mapped_bytes=mapped_bytes,
             directory=jail.directory,
+            device=None if self._device_memory is None else self._device_memory.used_by,
         )
         return Call(jail, limits, watch, interrupt)
 
@@ -216,8 +231,10 @@ class Supervisor:
             self._drop_standbys()
             self._scratch_bytes = scratch_bytes
         while self._standbys:
+            # It stays where it is found and ended until it is known that there is a zygote.
+            usable = self._standbys[0].usable
             jail = self._standbys.popleft()
-            if jail.usable:
+            if usable:
                 break
             jail.discard()
         else:
@@ -259,7 +276,7 @@ class Supervisor:
         assert self._link is not None
         found = iter(processes.tree_of(self._link.pid))
         next(found)
-        waiting = {processes.pid_of(made.pidfd) for made in self._standbys if made.pidfd >= 0}
+        waiting = {made.pid for made in self._standbys}
         return (pid for pid in found if pid not in waiting)
 
 

@@ -1,4 +1,5 @@
-"""The watchdog beside the kernel's limits: memory of the whole process tree, CPU time, threads, the scratch's size."""
+"""The watchdog beside the kernel's limits: memory of the whole process tree and on devices, CPU time, threads, the
+scratch's size."""
 
 from __future__ import annotations
 
@@ -9,6 +10,11 @@ from dataclasses import dataclass
 
 from app.sandbox import processes, scratch
 from app.sandbox.request import CallLimits
+
+# A look at the devices takes locks of the driver, which a call that is timed needs too.
+_LOOKS_A_DEVICE_LOOK = 4
+# What libraries load on a device when they are first used is not in any allocator's books.
+_DEVICE_SLACK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +32,7 @@ class Watch:
 
     Frames that are handed over (``mapped_bytes``) are not counted against the memory. ``directory`` is the scratch
     where the jail could not mount one; where it could, ``scratch_fd`` shows it, and what lies in it is memory too.
+    ``device`` tells how many bytes a process holds on devices, or None; ``device_bytes`` is how many it may.
     """
 
     def __init__(
@@ -36,16 +43,22 @@ class Watch:
         limits: CallLimits,
         mapped_bytes: int,
         directory: str | None,
+        device: Callable[[int], int | None] | None = None,
     ) -> None:
         self.scratch_fd: int | None = None
+        self.device_bytes = limits.device_memory_bytes
         self._limits = limits
         self._pid = pid
         self._tree = tree
         self._mapped_bytes = mapped_bytes
         self._directory = directory
+        self._device = device
+        self._start_device_bytes = 0
+        self._looks = 0
         self._start_bytes = 0
         self._start_cpu_s = 0.0
         self._peak_bytes = 0
+        self._start_threads = 0
         self._threads = 0
         self._leaderless = False
         self._cpu_s = 0.0
@@ -54,8 +67,16 @@ class Watch:
         """What the process holds now is what the jail starts with."""
         now = processes.usage_of(self._pid)
         self._start_bytes = now.own_bytes if now else 0
+        # A device's driver has threads of its own. The first one is where the submission will run.
+        self._start_threads = now.threads - 1 if now else 0
         self._start_cpu_s = processes.cpu_s_of(self._pid)
         self._peak_bytes = 0
+        self._start_device_bytes = self._on_device()
+
+    def threads(self) -> int:
+        """How many there are now."""
+        now = processes.usage_of(self._pid)
+        return now.threads if now else 0
 
     def close(self) -> None:
         """Let go of the scratch."""
@@ -68,7 +89,7 @@ class Watch:
         self._note()
         if self._leaderless:
             return Breach(error_type="contract_violation", message="the main thread ended while others went on")
-        return self._memory() or self._cpu() or self._count() or self._scratch()
+        return self._memory() or self._cpu() or self._count() or self._scratch() or self._device_memory()
 
     def account(self, kind: str, limit: float | None, used: float | None) -> tuple[float | None, float | None]:
         """The limit that was breached and what was used of it, as seen from here; else as the jail told it."""
@@ -96,7 +117,7 @@ class Watch:
         if now is not None:
             high = max(now.own_bytes, now.peak_bytes - now.file_bytes)
             self._peak_bytes = max(self._peak_bytes, high - self._start_bytes)
-            self._threads = now.threads
+            self._threads = now.threads - self._start_threads
             self._leaderless = now.leaderless
             self._cpu_s = max(self._cpu_s, processes.cpu_s_of(self._pid) - self._start_cpu_s)
 
@@ -140,6 +161,21 @@ class Watch:
             return None
         message = f"the process had {used} threads, over the limit of {limit}"
         return Breach(error_type="process_limit", message=message, limit=limit, used=used)
+
+    def _device_memory(self) -> Breach | None:
+        """torch bounds what it allocates itself; this is for memory that was had past it."""
+        self._looks += 1
+        if self._looks % _LOOKS_A_DEVICE_LOOK:
+            return None
+        limit, used = self.device_bytes, self._on_device() - self._start_device_bytes
+        if used <= limit + _DEVICE_SLACK_BYTES:
+            return None
+        message = f"the process held {used} bytes of device memory, over the limit of {limit}"
+        return Breach(error_type="gpu_memory_limit", message=message, limit=limit, used=used)
+
+    def _on_device(self) -> int:
+        """0 also where nobody can tell."""
+        return 0 if self._device is None else self._device(self._pid) or 0
 
     def _scratch(self) -> Breach | None:
         """Where the scratch is mounted, the kernel bounds it."""

@@ -27,7 +27,6 @@ from typing import Any
 from app.sandbox import imports, isolation, jail, nest, offer, processes, root, seccomp, syscalls, wire
 
 _SWEEPS = 200
-_JAILS_A_ZYGOTE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,10 @@ def main(socket_fd: int, parent_pid: int, *, without: tuple[str, ...] = (), cuda
         syscalls.set_child_subreaper()
     channel = socket.socket(fileno=socket_fd)
     versions = _warm_up()
-    zygote = Zygote(channel, layers, cuda=cuda, first_uid=own_number * _JAILS_A_ZYGOTE)
+    zygote = Zygote(channel, layers, cuda=cuda, own_number=own_number)
+    if "undumpable" not in without:
+        # No jail looks in here, also where jails themselves have to be looked into.
+        syscalls.set_undumpable()
     gc.collect()
     gc.freeze()
     tasks = len(os.listdir("/proc/self/task"))
@@ -111,14 +113,24 @@ def _hide_ourselves() -> None:
     mmap.mmap = imports.PrivateMap  # type: ignore[misc]
 
 
+def _pidfd_of(pid: int) -> int:
+    """Of a child just forked, which ends if there can be none. Raises ``OSError``."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
 class Zygote:
     """Forks a child per request and reports how each ended. Making it is entering the minimal root."""
 
-    def __init__(self, channel: socket.socket, layers: frozenset[str], *, cuda: bool, first_uid: int) -> None:
+    def __init__(self, channel: socket.socket, layers: frozenset[str], *, cuda: bool, own_number: int) -> None:
         self._channel = channel
         self._layers = layers
         self._cuda = cuda
-        self._first_uid = first_uid
+        self._own_number = own_number
         self._children: dict[int, Child] = {}
         self._view = root.view(cuda=cuda)
         root.bring_in(self._view)
@@ -128,8 +140,6 @@ class Zygote:
         self._rules = isolation.rules(self._view, layers) if "landlock" in layers else None
         # One serves all where the scratch is always in the same place.
         self._ruleset = self._rules.ruleset() if self._rules is not None and "minimal_root" in layers else None
-        if "undumpable" in layers:
-            syscalls.set_undumpable()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if "pid_namespace" in layers else None
         self._nest = self._make_nest()
 
@@ -147,7 +157,9 @@ class Zygote:
                 else:
                     poller.unregister(fd)
                     self._bury(self._children.pop(fd))
-                    self._nest = self._nest or self._make_nest()
+                    # Where there cannot be one now, the next fork tries again and says what went wrong.
+                    with suppress(OSError):
+                        self._nest = self._nest or self._make_nest()
 
     def _make_nest(self) -> nest.Nest | None:
         return None if self._own_pids is None else nest.make(self._own_pids)
@@ -158,6 +170,7 @@ class Zygote:
         try:
             home = home or self._make_nest()
             pid = self._fork_process(message, descriptors, home)
+            pidfd = _pidfd_of(pid)
         except OSError as error:
             if home is not None:
                 home.end()
@@ -166,9 +179,9 @@ class Zygote:
         finally:
             for fd in descriptors:
                 os.close(fd)
-        child = Child(number, pid, os.pidfd_open(pid), home)
+        child = Child(number, pid, pidfd, home)
         self._children[child.pidfd] = child
-        wire.send(self._channel, {"op": "forked", "number": number}, [child.pidfd])
+        wire.send(self._channel, {"op": "forked", "number": number, "pid": pid}, [child.pidfd])
         return child
 
     def _fork_process(self, message: dict[str, Any], descriptors: list[int], home: nest.Nest | None) -> int:
@@ -197,7 +210,7 @@ class Zygote:
                     scratch_bytes=message["scratch_bytes"],
                     zygote_pid=zygote_pid,
                     layers=self._layers,
-                    uid=isolation.uid_of(self._first_uid + message["number"] % _JAILS_A_ZYGOTE),
+                    uid=isolation.uid_of(self._own_number, message["number"]),
                     view=self._view,
                     cuda=self._cuda,
                     ruleset_fd=ruleset_fd,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class ZygoteLink:
         self._forgotten: set[int] = set()
         self.channel, theirs = wire.pair()
         settings = {"socket_fd": theirs.fileno(), "parent_pid": os.getpid(), "without": list(without), "cuda": cuda}
-        with theirs:
+        with theirs, ExitStack() as undo:
+            undo.callback(self.channel.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-s", "-P", "-c", _BOOT, str(_ROOT), json.dumps(settings)],
                 stdin=subprocess.DEVNULL,
@@ -48,6 +50,7 @@ class ZygoteLink:
                 env=environment.for_zygote(),
                 pass_fds=[theirs.fileno()],
             )
+            undo.pop_all()
 
     @property
     def pid(self) -> int:

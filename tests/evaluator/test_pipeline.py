@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.domain.errors import WorkerLost
+from app.domain.errors import SubmissionError, WorkerLost
 from app.domain.evaluation import FrameRange
-from app.domain.job import Blame, ErrorType, JobSpec, Limits, Stage
+from app.domain.job import Blame, ErrorType, Fault, JobSpec, Limits, Stage
 from app.evaluator import pipeline
 from app.evaluator.clips import ClipSource, add_suite
 from app.evaluator.codec import HEADER, Geometry, Layout
@@ -27,13 +27,14 @@ MOVING = "moving"
 
 
 class Ticks:
-    """A clock that moves by one second whenever it is read."""
+    """A clock that moves by one second, or more, whenever it is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_s: float = 1) -> None:
         self.now = 0.0
+        self._step_s = step_s
 
     def __call__(self) -> float:
-        self.now += 1
+        self.now += self._step_s
         return self.now
 
 
@@ -163,7 +164,7 @@ def test_progress_comes_before_each_call(world):
     assert {step.total for step in seen} == {8}
     assert all(step.eta_s is None for step in seen[:3])
     etas = [step.eta_s for step in seen[3:]]
-    assert all(eta is not None for eta in etas) and etas[-1] <= 1 < etas[0]
+    assert all(eta is not None for eta in etas) and etas[-1] == 0 < etas[0], etas
 
 
 def test_a_decoder_that_gives_other_frames_is_flagged(world):
@@ -214,19 +215,27 @@ def test_an_unusable_clip_is_the_platforms_fault_and_named(world):
 
 def test_each_call_gets_what_is_left_of_the_time(world):
     codec = Shifting()
-    run(world, codec, rate_points=POINTS[:2], limits=Limits(wall_s=2.5, job_s=5))
-    assert codec.walls == [2.5, 2.5, 2.5, 2, 1], "every call took one tick of one second"
+    run(world, codec, rate_points=POINTS[:2], limits=Limits(wall_s=10, job_s=20))
+    assert codec.walls == [10, 10, 10, 9.75, 5], "an encode took 2.75 s and a decode 4.75, loading and setup included"
+
+
+def test_a_jail_that_is_slow_to_start_costs_the_job_nothing(world):
+    """Only what the submission's own code took is charged; the clock here moves by an hour at a look."""
+    codec = Shifting()
+    outcome = run(world, codec, clock=lambda: Ticks(3600), limits=Limits(wall_s=10, job_s=20))
+    assert isinstance(outcome, Succeeded) and codec.walls == [10, 10, 10]
 
 
 def test_the_jobs_own_limit_is_named_when_it_is_used_up(world):
-    outcome = run(world, Shifting(), rate_points=POINTS, limits=Limits(wall_s=120, job_s=3))
+    outcome = run(world, Shifting(), rate_points=POINTS, limits=Limits(wall_s=120, job_s=10))
     fault = outcome.fault
     assert fault.error_type is ErrorType.WALL_TIME_LIMIT and fault.blame is Blame.LIMIT
-    assert (fault.stage, fault.rate_point, fault.limit, fault.used) == (Stage.DECODE, 1, 3, 3)
-    assert "job_s allows 3 s" in fault.message
+    assert (fault.stage, fault.rate_point, fault.limit, fault.used) == (Stage.DECODE, 1, 10, 10.25)
+    assert "job_s allows 10 s" in fault.message
     assert len(outcome.report.points) == 1
-    cut = Failing(Stage.DECODE, kind=ErrorType.WALL_TIME_LIMIT)
-    assert "job_s" in run(world, cut, limits=Limits(wall_s=120, job_s=30)).fault.message
+    late = SubmissionError(Fault(error_type=ErrorType.WALL_TIME_LIMIT, message="", stage=Stage.DECODE, used=27.5))
+    cut = run(world, Failing(Stage.DECODE, error=late), limits=Limits(wall_s=120, job_s=30)).fault
+    assert "job_s" in cut.message and cut.used == 30.25, "the encode before it took 2.75 s"
     cut = Failing(Stage.DECODE, kind=ErrorType.WALL_TIME_LIMIT)
     assert run(world, cut, limits=Limits(wall_s=20, job_s=30)).fault.message == "it broke"
 

@@ -196,7 +196,7 @@ def _files_of_jails() -> Iterator[str]:
     for place in SHARED_PLACES:
         for path in place.iterdir() if place.is_dir() else ():
             with suppress(FileNotFoundError):
-                if path.lstat().st_uid >= isolation.uid_of(0):
+                if path.lstat().st_uid >= isolation.uid_of(0, 0):
                     yield str(path)
 
 

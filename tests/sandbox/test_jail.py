@@ -47,6 +47,19 @@ def test_what_was_detached_is_dead_after_the_call(each_forking_lab: Lab, end: st
 
 
 def test_the_decoder_has_the_bitstream_and_nothing_else(each_lab: Lab) -> None:
+    decoder_has_only_its_bitstream(each_lab)
+
+
+def test_landlocks_own_descriptors_do_not_stay(tmp_path: Path) -> None:
+    """Nor without a minimal root, where each jail makes its rules from a list of paths."""
+    supervisor = Supervisor(without=("minimal_root",), scratch_root=str(tmp_path))
+    try:
+        decoder_has_only_its_bitstream(Lab(supervisor))
+    finally:
+        supervisor.close()
+
+
+def decoder_has_only_its_bitstream(each_lab: Lab) -> None:
     """Its descriptors, its environment, its arguments, its ctx."""
     body = """
     import json, os, sys

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from app.adapters import jail_probe
 from app.domain.errors import WorkerLost
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.manifest import locate
-from app.sandbox import offer, root, scratch, seccomp, syscall_numbers
+from app.sandbox import isolation, landlock, offer, processes, root, scratch, seccomp, syscall_numbers, syscalls
 from app.sandbox import supervisor as supervisors
 from app.sandbox.request import SandboxLost
 from app.sandbox.supervisor import Supervisor
 from tests.sandbox.jails import ENCODER, Lab, in_encode
 
-EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs", "undumpable"}
+REPO = Path(__file__).resolve().parents[2]
+EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs"}
 
 STATUS = """
 status = dict(line.split(':', 1) for line in open('/proc/self/status'))
 names = ('NoNewPrivs', 'Seccomp', 'CapPrm', 'CapEff', 'CapInh', 'CapAmb', 'Groups', 'Uid')
-import json
-return json.dumps({name: status[name].split() for name in names}).encode()
+import ctypes, json
+told = {name: status[name].split() for name in names}
+return json.dumps({**told, 'dumpable': ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)}).encode()
 """
 
 
@@ -32,6 +41,8 @@ def test_the_kernel_confirms_what_is_said(each_lab: Lab) -> None:
     layers = set(each_lab.supervisor.layers)
     assert layers >= EVERYWHERE
     assert told["NoNewPrivs"] == ["1"]
+    assert told["dumpable"] == (0 if "undumpable" in layers else 1)
+    assert ("undumpable" in layers) == ("scratch_tmpfs" in layers or "landlock" not in layers)
     assert told["Seccomp"] == (["2"] if "seccomp" in layers else ["0"])
     assert all(int(told[name][0], 16) == 0 for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
     if "own_uid" in layers:
@@ -48,6 +59,49 @@ def test_every_jail_is_used_once_and_has_a_uid_of_its_own(lab: Lab) -> None:
     assert all(one.startswith(b"(False") for one in seen)
     if "own_uid" in lab.supervisor.layers:
         assert len(set(seen)) == 5
+
+
+def test_no_two_zygotes_of_a_machine_give_the_same_uid() -> None:
+    """Whatever numbers they have; the kernel's are below 2**22."""
+    ends = [(isolation.uid_of(pid, 0), isolation.uid_of(pid, 63)) for pid in (1, 2, 16385, 2**22 - 1)]
+    assert all(last - first == 63 for first, last in ends)
+    assert all(one[1] < next_one[0] for one, next_one in itertools.pairwise(ends))
+    assert ends[-1][1] < 2**31
+
+
+def test_a_jails_number_is_found_where_the_kernel_does_not_tell_it(each_lab: Lab) -> None:
+    link = each_lab.supervisor._warm()
+    made = each_lab.supervisor._order(link)
+    try:
+        made.await_forked()
+        told = processes.pid_of(made.pidfd)
+        assert made.pid == told is not None
+        depth = int("pid_namespace" in link.layers)
+        inside = processes._numbers_of(told)[depth]
+        assert processes.pid_below(link.pid, inside, depth=depth) == told
+        assert made._looked_up(inside) == told
+        assert processes.pid_below(link.pid, 2**22, depth=depth) is None
+    finally:
+        made.discard()
+
+
+CLOSE = """
+import os
+from app.sandbox import processes
+os.closerange = None
+for number in (5, 100, 900): os.dup2(1, number)
+processes.close_from(3)
+held = []
+for number in range(1000):
+    try: held.append(os.fstat(number) and number)
+    except OSError: pass
+print(held)
+"""
+
+
+def test_descriptors_are_closed_by_their_list() -> None:
+    done = subprocess.run([sys.executable, "-c", CLOSE], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout == "[0, 1, 2]\n"
 
 
 def test_a_zygote_is_replaced_after_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +233,113 @@ def test_numbers_of_calls_are_the_kernels() -> None:
 def test_a_filter_fits_the_kernels_bound() -> None:
     for cuda in (False, True):
         assert len(seccomp.Filter(cuda=cuda)._template) // 8 <= 4096
+
+
+def test_landlock_leaves_out_what_is_not_there_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not syscalls.landlock_abi():
+        pytest.skip("the kernel has no Landlock")
+    gone, before = str(tmp_path / "gone"), os.listdir("/proc/self/fd")
+    rules = landlock.Rules(read=("/usr", gone), write=(gone,), devices=())
+    os.close(rules.ruleset(read=(gone, str(tmp_path)), write=(gone,)))
+    allow, allowed = syscalls.landlock_allow, []
+
+    def fail_at_last(fd: int, rule: syscalls.PathRule) -> None:
+        allow(fd, rule)
+        allowed.append(rule)
+        if len(allowed) == 2:
+            raise OSError(errno.EBADFD, "no such rule")
+
+    monkeypatch.setattr(syscalls, "landlock_allow", fail_at_last)
+    with pytest.raises(OSError, match="no such rule"):
+        rules.ruleset(read=(str(tmp_path),))
+    rules.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_lanes_of_both_kinds_have_in_common_what_each_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {False: ("mount_namespace", "undumpable", "seccomp"), True: ("undumpable", "landlock", "seccomp")}
+
+    async def offered(*, cuda: bool) -> tuple[str, ...]:
+        return offers[cuda]
+
+    monkeypatch.setattr(jail_probe, "_offered", offered)
+    both = asyncio.run(jail_probe.probe(offer.DEFAULT_MINIMUM, cuda={False, True}))
+    assert (both.layers, both.lacking) == (("undumpable", "seccomp"), ())
+    assert asyncio.run(jail_probe.probe("landlock", cuda={False, True})).lacking == ("landlock",)
+    assert asyncio.run(jail_probe.probe("landlock", cuda={True})).lacking == ()
+
+
+SHOWN = """
+import os
+from app.sandbox import isolation, root
+isolation.enter(NAMES)
+if os.fork() == 0:
+    root.enter(root.view(cuda=True))
+    for line in open("/proc/self/mountinfo"):
+        place = line.split()[4]
+        if not place.startswith(("/dev", "/proc")) and not os.statvfs(place).f_flag & os.ST_RDONLY: print(place)
+    os._exit(0)
+_, status = os.wait()
+print("done" if status == 0 else "failed")
+"""
+
+
+def test_nothing_in_a_minimal_root_can_be_written_also_below_other_mounts(lab: Lab) -> None:
+    """/sys, which CUDA lanes show, has control groups and more mounted in it."""
+    if "minimal_root" not in lab.supervisor.layers:
+        pytest.skip("there is no minimal root here")
+    names = [name for name in isolation.NAMESPACES if name in lab.supervisor.layers]
+    code = SHOWN.replace("NAMES", repr(names))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout.split() == ["done"], done.stderr
+
+
+OFFERED = """
+import sys
+from app.sandbox import offer, root
+root._CUDA_DEVICES = (sys.argv[1],)
+print(*offer.layers(cuda=True))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a jail a uid of its own")
+def test_no_uid_of_its_own_where_that_could_not_open_the_device(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    found = []
+    for mode in (0o600, 0o666):
+        device.chmod(mode)
+        command = [sys.executable, "-c", OFFERED, str(device)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=True)
+        found.append(set(done.stdout.split()))
+    assert found[1] - found[0] == {"own_uid"}
+
+
+AFFINITY = """
+import os, sys
+from app.sandbox import seccomp, syscalls
+parent = os.getppid()
+syscalls.set_no_new_privs()
+seccomp.Filter(cuda=sys.argv[1] == "cuda").install()
+for pid in (0, os.getpid(), parent):
+    try: os.sched_setaffinity(pid, os.sched_getaffinity(0)); print("done")
+    except PermissionError: print("refused")
+"""
+
+
+@pytest.mark.parametrize(("kind", "told"), [("cuda", "done done refused"), ("cpu", "refused refused refused")])
+def test_nobody_places_other_processes(kind: str, told: str) -> None:
+    command = [sys.executable, "-c", AFFINITY, kind]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout.split() == told.split()
+
+
+def test_cuda_finds_its_driver_where_the_machines_proc_is_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root.os.path, "exists", lambda path: True)
+    assert {"/proc/driver/nvidia", "/proc/devices"} <= set(root.view(cuda=True).readable())
+    assert not {"/proc/driver/nvidia", "/proc/devices"} & set(root.view(cuda=False).readable())
 
 
 def test_what_is_shown_is_there() -> None:

@@ -139,3 +139,37 @@ def test_loading_has_a_limit_of_its_own(lab: Lab, where: str) -> None:
 def test_a_long_start_does_not_take_from_the_call_what_is_left(lab: Lab) -> None:
     code = "import time; time.sleep(0.3)\n" + in_encode("import time; time.sleep(0.4); return b'x'")
     assert lab.encode(code, limits=replace(LIMITS, start_s=0.5), wall_s=20).bitstream == b"x"
+
+
+@pytest.mark.parametrize("where", ["encode", "import"])
+def test_a_limit_too_small_for_anything_is_the_jobs_failure_and_not_ours(each_lab: Lab, where: str) -> None:
+    hold = "held = bytearray(100_000_000)"
+    code = f"{hold}\n{ENCODER}" if where == "import" else in_encode(f"{hold}\nreturn b''")
+    for _ in range(5):
+        with pytest.raises(SubmissionError) as caught:
+            each_lab.encode(code, limits=replace(LIMITS, memory_bytes=1))
+        assert caught.value.fault.error_type is ErrorType.MEMORY_LIMIT
+
+
+HOARD = """
+held = []
+for size in (1 << 20, 1 << 16, 1 << 12, 1 << 9, 1 << 6):
+    try:
+        while True: held.append(bytearray(size))
+    except MemoryError: pass
+"""
+
+
+def test_memory_used_up_to_the_last_byte(each_lab: Lab) -> None:
+    """So that there may be none left to take the next question, or to say anything."""
+    with pytest.raises(SubmissionError) as caught:
+        each_lab.encode(HOARD + ENCODER, limits=replace(LIMITS, memory_bytes=64 << 20))
+    fault = caught.value.fault
+    assert fault.error_type is ErrorType.MEMORY_LIMIT
+    assert "/sandbox/" not in f"{fault.log_tail}{fault.traceback}"
+
+
+def test_the_kernels_limit_of_cpu_time_signals_before_it_kills(each_lab: Lab) -> None:
+    body = "import resource\nreturn repr(resource.getrlimit(resource.RLIMIT_CPU)).encode()"
+    soft, hard = eval(each_lab.encode(in_encode(body), limits=replace(LIMITS, cpu_s=3)).bitstream)
+    assert 5 <= soft < hard <= 10

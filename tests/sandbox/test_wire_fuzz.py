@@ -106,7 +106,7 @@ class FakeJail:
         )
         wire.send(self.channel, {"op": "confined"})
         if device:
-            wire.send(self.channel, {"op": "opened", "name": "GPU"})
+            wire.send(self.channel, {"op": "opened", "name": "GPU", "memory_bytes": 8 << 30})
 
     def fileno(self) -> int:
         return self.channel.fileno()

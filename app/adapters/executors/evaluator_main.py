@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ class Evaluator:
             message = self._control.receive()
             if message["op"] == "run":
                 self._control.send(self._answer(_WORK.validate_python(message["work"], strict=False)))
-                self._supervisor.rest()
+                # What cannot be had now is tried again by the next attempt, whose failure is then told.
+                with suppress(SandboxLost, OSError):
+                    self._supervisor.rest()
 
     def _answer(self, work: Work) -> dict[str, Any]:
         self._control.begin(work.job_id, work.attempt)
@@ -163,8 +166,8 @@ def main() -> None:
     # Control-C in a terminal reaches every process: how to stop is the API process's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = Control(socket.socket(fileno=settings.socket_fd))
-    evaluator = Evaluator(settings, control)
     try:
+        evaluator = Evaluator(settings, control)
         evaluator.warm()
     except SandboxLost as error:
         control.send({"op": "error", "kind": "WorkerLost", "message": str(error)})

@@ -18,7 +18,7 @@ from app.sandbox.contracts import base as contract_base
 from app.sandbox.request import CallLimits, Finished, JailFault, Request, SandboxLost
 from app.sandbox.supervisor import Supervisor
 
-_STAGES = {"fork": Stage.LOAD, "load": Stage.LOAD, "setup": Stage.LOAD, "encode": Stage.ENCODE, "decode": Stage.DECODE}
+_STAGES = {"load": Stage.LOAD, "setup": Stage.LOAD, "encode": Stage.ENCODE, "decode": Stage.DECODE}
 _SIDES = {"encode": "encoder", "decode": "decoder"}
 
 

@@ -23,11 +23,14 @@ from app.adapters.executors.jailed import JailedCodec
 from app.domain.evaluation import FrameRange, Params, Suite
 from app.domain.job import Blame, Fault, JobSpec, Limits
 from app.evaluator import pipeline
+from app.evaluator.clips.add import add_suite
+from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.clips.source import ClipSource
 from app.evaluator.codec import Decoded, Encoded, FrameBuffer, Geometry, Layout
 from app.ports import Failed
 from app.sandbox.supervisor import Supervisor
-from tests.sandbox.integrity.cheat import Cheat, Outcome, Seen
+from tests.evaluator.pictures import write_y4m
+from tests.sandbox.integrity.cheat import FLICKER, Cheat, Outcome, Seen, gained
 
 NAIVE = Path(__file__).with_name("naive.py")
 LIMITS = Limits(wall_s=8, memory_bytes=512 << 20, output_bytes=8 << 20, scratch_bytes=16 << 20, log_bytes=64 << 10)
@@ -44,6 +47,21 @@ class World:
 
     def path_of(self, cheat: Cheat) -> Path:
         return self.data_dir / "suites" / cheat.suite / f"{cheat.clips[0]}.y4m"
+
+
+def make_world(folder: Path) -> World:
+    """``noise`` and its twin ``copy`` (64x48, 3 frames), and small clips whose first samples differ."""
+    paths = [folder / f"{name}.y4m" for name in ("noise", "copy", *FLICKER)]
+    for number, path in enumerate(paths):
+        if path.stem in FLICKER:
+            write_y4m(path, frames=1, width=32, height=32, seed=number)
+        else:
+            write_y4m(path, seed=1)
+    suite = add_suite(folder, "cheats", paths)
+    for path in paths:
+        path.unlink()
+    suites = {"cheats": suite, "demo": SuiteCatalogue(folder).get("demo")}
+    return World(data_dir=folder, suites=suites, source=ClipSource(folder))
 
 
 def new_mark() -> str:
@@ -209,6 +227,18 @@ class Jailed:
     @property
     def blame(self) -> Blame | None:
         return None if self.fault is None else self.fault.blame
+
+
+def wrong(cheat: Cheat, played: Jailed) -> str | None:
+    """In words what should not be; None if the service measured what is there, or named the submission's fault."""
+    got = gained(cheat, played.outcome)
+    if got is not None:
+        return got
+    if played.fault is None:
+        points, expected = len(played.points), len(cheat.clips) * cheat.points
+        return None if points == expected else f"{points} points instead of {expected}"
+    right = played.blame in (Blame.CODE, Blame.LIMIT) and played.fault.error_type.value in cheat.faults
+    return None if right else str(played.fault)
 
 
 def play_jailed(cheat: Cheat, supervisor: Supervisor, world: World, *, limits: Limits = LIMITS) -> Jailed:

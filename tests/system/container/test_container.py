@@ -1,4 +1,4 @@
-"""The image, for real: built, started without privileges, one job finished and the whole battery of attacks in it."""
+"""The image, for real: built, started without privileges, one job finished and both batteries played in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.sandbox.battery.catalogue import ATTACKS
+from tests.sandbox.integrity.every import CHEATS
 
 HERE = Path(__file__).parent
 PROFILES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))
@@ -58,6 +59,15 @@ def script(name: str, *arguments: str, profile: dict[str, str]) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False, env=environment)
 
 
+def battery(user: str, name: str, profile: dict[str, str]) -> list[dict[str, Any]]:
+    """A verdict for each attack or cheat, and nothing else said."""
+    done = script("battery.sh", user, name, "--json", profile=profile)
+    lines = done.stdout.partition("== battery\n")[2].splitlines()
+    verdicts = [json.loads(line) for line in lines if line.startswith("{")]
+    assert verdicts and len(verdicts) == len(lines), done.stdout[-2000:] + done.stderr[-2000:]
+    return verdicts
+
+
 def test_one_job_in_an_unprivileged_read_only_container(profile: dict[str, str]) -> None:
     done = script("run.sh", profile=profile)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,8 +80,13 @@ def test_one_job_in_an_unprivileged_read_only_container(profile: dict[str, str])
 
 @pytest.mark.parametrize("user", ["user", "root"])
 def test_no_attack_gets_through_in_a_container(user: str, profile: dict[str, str]) -> None:
-    done = script("battery.sh", user, "--json", profile=profile)
-    lines = done.stdout.partition("== battery\n")[2].splitlines()
-    verdicts = [json.loads(line) for line in lines if line.startswith("{")]
-    assert len(verdicts) == len(lines) == len(ATTACKS), done.stdout[-2000:] + done.stderr[-2000:]
+    verdicts = battery(user, "battery", profile)
+    assert len(verdicts) == len(ATTACKS)
     assert {one["name"]: one["evidence"] for one in verdicts if one["got_through"]} == {}
+
+
+@pytest.mark.parametrize("user", ["user", "root"])
+def test_no_cheat_gains_anything_in_a_container(user: str, profile: dict[str, str]) -> None:
+    verdicts = battery(user, "integrity", profile)
+    assert len(verdicts) == len(CHEATS)
+    assert {one["name"]: one["wrong"] for one in verdicts if one["wrong"]} == {}
