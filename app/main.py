@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -18,25 +19,30 @@ from fastapi.staticfiles import StaticFiles
 
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.clock import SystemClock
+from app.adapters.disk import FolderDisk
 from app.adapters.executors.local import LocalExecutor
+from app.adapters.files import refusal
 from app.adapters.inspector import ProcessInspector
 from app.adapters.jail_probe import probe
 from app.adapters.push import HttpPusher
+from app.adapters.spool import FileSpool
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
-from app.domain.errors import PlatformError, StoreUnavailable
 from app.domain.evaluation import Json
 from app.domain.jail import Jail
 from app.domain.job import Job
 from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
+from app.engine.endings import Endings
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake
 from app.engine.jobs import Jobs, Targets
 from app.engine.outbox import Outbox
+from app.engine.room import Room
 from app.engine.service import Service
+from app.engine.start import Start
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.metrics import METRICS
 from app.ports import Clock, Holder, Lease
@@ -48,6 +54,7 @@ from app.settings import LOOPBACK_HOSTS, Settings, cores
 if TYPE_CHECKING:
     from app.adapters.stores.dynamodb import DynamoStore
 
+LOG = logging.getLogger("bitlane")
 VERSION = "0.1.0"
 WEB = Path(__file__).parent / "web"
 SWAGGER = "/static/vendor/swagger-ui"
@@ -68,15 +75,20 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application; everything starts with its lifespan and ends with it."""
     settings = settings or Settings()
+    used_clock = clock or SystemClock()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            try:
-                app.state.api = await _start(settings, stack, clock or SystemClock(), on_fatal)
-            except PlatformError as error:
-                on_fatal(error)
-                raise
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                app.state.api = await _start(settings, stack, used_clock, on_fatal)
+                for name in app.state.api.service.endings.damaged:
+                    LOG.warning("a result that was waiting in the spool cannot be read and was set aside: %s", name)
+                yield
+
+        app.state.start = Start(opened, clock=used_clock, tell=LOG.warning, on_fatal=on_fatal)
+        async with app.state.start:
             yield
 
     app = FastAPI(
@@ -121,6 +133,7 @@ async def _start(
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
+    room = Room(FolderDisk(data), clock, reserve_bytes=settings.disk_reserve_bytes, warn_bytes=settings.disk_warn_bytes)
     board = Board(lanes=settings.lane_list)
     outbox = _outbox(settings, stack, clock)
     jobs_ = Jobs(
@@ -135,6 +148,7 @@ async def _start(
         max_queued=settings.max_queued,
         outbox=outbox,
         jail=await _jail(settings),
+        room=room,
     )
     service = Service(
         store=store,
@@ -142,6 +156,7 @@ async def _start(
         lease=lease,
         executors=_executors(settings, data),
         jobs=jobs_,
+        endings=Endings(jobs=jobs_, spool=FileSpool(data / "spool"), clock=clock),
         board=board,
         outbox=outbox,
         clock=clock,
@@ -154,6 +169,11 @@ async def _start(
         board=board,
         service=service,
         inbox=store,
+        blobs=blobs,
+        room=room,
+        store_kind=settings.store,
+        store_endpoint=store.endpoint,
+        blobs_endpoint=str(blobs.root),
         catalogue=catalogue,
         clock=clock,
         worker_id=settings.worker_id,
@@ -178,7 +198,7 @@ def _data_folder(settings: Settings) -> Path:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
+        raise refusal(error, f"the data folder {data} cannot be used") from error
     return data
 
 

@@ -17,8 +17,8 @@ from app.domain.result import result_of
 from app.engine.intake import Submission
 from app.ports import JobFilter
 from app.routers.api import Api, TheApi
-from app.routers.errors import TABLE
-from app.routers.health import store_trouble
+from app.routers.errors import row_of
+from app.routers.health import RETRY_AFTER, refusal
 from app.routers.models import (
     CODE_NAMES,
     EXAMPLE,
@@ -81,7 +81,7 @@ def _in_old_words(
         except InvalidSpec as error:
             return _error(400, str(error))
         except (Conflict, QueueFull, Draining, JailTooWeak, StoreUnavailable) as error:
-            status, _, retryable = TABLE[type(error)]
+            status, _, retryable = row_of(error)
             return _error(status, str(error), **({"retry_after": "5"} if retryable else {}))
 
     return answered
@@ -90,7 +90,7 @@ def _in_old_words(
 @router.post(
     "/experiment",
     status_code=202,
-    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503)},
+    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503, 507)},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}}}
     },
@@ -186,14 +186,18 @@ def _about(api: Api) -> dict[str, Any]:
 @router.get("/status")
 async def status(api: TheApi) -> dict[str, Any]:
     """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
-    return {**_about(api), "is_processing": api.jobs.refuses, "queue_length": api.board.queued}
+    return {
+        **_about(api),
+        "is_processing": api.jobs.full or await refusal(api) is not None,
+        "queue_length": api.board.queued,
+    }
 
 
 @router.get("/health")
 async def health(api: TheApi) -> JSONResponse:
-    trouble = await store_trouble(api) or api.jobs.closed or api.jobs.jail.refusal
+    trouble = await refusal(api)
     if trouble is not None:
-        return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503)
+        return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503, headers=RETRY_AFTER)
     return JSONResponse({"status": "healthy", **_about(api)})
 
 

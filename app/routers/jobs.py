@@ -32,7 +32,7 @@ POLL_AFTER_S = "1"
 router = APIRouter(tags=["jobs"])
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (404, 409, 413, 415, 422, 429, 503)
+    for status in (404, 409, 413, 415, 422, 429, 503, 507)
 }
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": JobOut, "description": "Accepted, durably."}, **_PROBLEMS}
 DryRun = Annotated[bool, Query(description="Only say what would happen; 200.")]

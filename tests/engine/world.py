@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.adapters.blobs.local import LocalBlobs
+from app.adapters.spool import FileSpool
 from app.adapters.stores.lease import FileLease
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.delivery import Answer
@@ -19,6 +20,7 @@ from app.domain.evaluation import Clip, Report, Suite
 from app.domain.job import ErrorType, Fault, Job
 from app.domain.lanes import parse_lanes
 from app.engine.board import Board
+from app.engine.endings import Endings
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake, Submission
@@ -214,12 +216,15 @@ class World:
                 max_queued=self.max_queued,
                 outbox=self.outbox,
             )
+            self.spool = FileSpool(self.data / "spool")
+            self.endings = Endings(jobs=self.jobs, spool=self.spool, clock=self.clock)
             self.service = Service(
                 store=self.store,
                 blobs=blobs,
                 lease=lease,
                 executors=self.executors,
                 jobs=self.jobs,
+                endings=self.endings,
                 board=self.board,
                 outbox=self.outbox,
                 clock=self.clock,

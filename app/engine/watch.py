@@ -1,0 +1,89 @@
+"""What is known of the store from how it answered last, and a bound on how long anybody is kept waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from app.domain.errors import StoreAway, StoreUnavailable
+from app.domain.job import Job
+from app.ports import Clock, JobFilter, Page, Store
+
+# Those who submit or look hear within this that the store is slow. What has happened is written down more patiently.
+ANSWER_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """``since`` is when the first of the failures in a row came, ``last_error`` is the newest."""
+
+    since: float
+    last_error: str
+
+
+class Watch:
+    """``trouble`` is None while the store answers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.trouble: Trouble | None = None
+
+    def failed(self, error: StoreUnavailable) -> None:
+        since = self._clock.now() if self.trouble is None else self.trouble.since
+        self.trouble = Trouble(since=since, last_error=str(error))
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Learn from how what is done in it ends."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self.failed(error)
+            raise
+        self.trouble = None
+
+    @asynccontextmanager
+    async def within(self, seconds: float = ANSWER_S) -> AsyncIterator[None]:
+        """Raises ``StoreAway`` if what is done in it takes longer; whether the store carried it out is open then."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            late = StoreAway(f"the store has not answered within {seconds:g} s")
+            self.failed(late)
+            raise late from None
+
+
+class WatchedStore:
+    """The port ``Store``: that store, watched."""
+
+    def __init__(self, store: Store, watch: Watch) -> None:
+        self._store = store
+        self._noting = watch.noting
+
+    async def add(self, job: Job) -> Job:
+        with self._noting():
+            return await self._store.add(job)
+
+    async def commit(self, job: Job) -> Job:
+        with self._noting():
+            return await self._store.commit(job)
+
+    async def get(self, job_id: str) -> Job | None:
+        with self._noting():
+            return await self._store.get(job_id)
+
+    async def newest(self, experiment_id: str) -> Job | None:
+        with self._noting():
+            return await self._store.newest(experiment_id)
+
+    async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None = None) -> Page:
+        with self._noting():
+            return await self._store.page(wanted, limit=limit, cursor=cursor)
+
+    async def unfinished(self) -> AsyncIterator[Job]:
+        with self._noting():
+            async for job in self._store.unfinished():
+                yield job
