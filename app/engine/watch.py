@@ -24,10 +24,11 @@ class Trouble:
 
 
 class Watch:
-    """``trouble`` is None while the store answers."""
+    """``trouble`` is None while the store answers; ``answer_s`` bounds the wait where nothing else is said."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, answer_s: float = ANSWER_S) -> None:
         self._clock = clock
+        self.answer_s = answer_s
         self.trouble: Trouble | None = None
 
     def failed(self, error: StoreUnavailable) -> None:
@@ -45,8 +46,9 @@ class Watch:
         self.trouble = None
 
     @asynccontextmanager
-    async def within(self, seconds: float = ANSWER_S) -> AsyncIterator[None]:
+    async def within(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Raises ``StoreAway`` if what is done in it takes longer; whether the store carried it out is open then."""
+        seconds = self.answer_s if seconds is None else seconds
         try:
             async with asyncio.timeout(seconds):
                 yield
