@@ -255,6 +255,12 @@ class Jobs:
     def full(self) -> bool:
         return self._board.queued + self._being_added >= self._max_queued
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the next submission would be refused, however good it is, as far as is known without asking."""
+        known = (self.closed, self.jail.refusal, self.watch.trouble)
+        return self.full or any(reason is not None for reason in known)
+
     async def probe(self) -> None:
         """Raises ``StoreUnavailable`` if nothing could be made durable now; within ``PROBE_S``, whatever hangs."""
         async with self.watch.within(PROBE_S):

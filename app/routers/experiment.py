@@ -188,7 +188,7 @@ async def status(api: TheApi) -> dict[str, Any]:
     """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
     return {
         **_about(api),
-        "is_processing": api.jobs.full or await refusal(api) is not None,
+        "is_processing": api.jobs.refuses,
         "queue_length": api.board.queued,
     }
 

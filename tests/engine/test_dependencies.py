@@ -234,7 +234,8 @@ async def test_a_report_that_cannot_be_written_down_later_fails_the_job_with_the
     world.executor().finish(job.id, Succeeded(report=unwritable))
     await world.until(lambda: world.endings.waiting == 1, skip=True)
     world.store.away = False
-    failed = await world.job_until(job.id, "queued", skip=True)
+    await world.until(lambda: world.executor().ran == [job.id] * 2, skip=True)
+    failed = await world.jobs.get(job.id)
     assert "could not be stored" in failed.attempts[0].reason and "InvalidSpec" in failed.attempts[0].reason
 
 
