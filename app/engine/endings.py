@@ -67,17 +67,20 @@ class Endings:
         """
         key = job_id, event.attempt
         end = self._ends[key] = _End(event)
+        if self._jobs.watch.trouble is not None:
+            await self._keep(key, end)
         try:
             decision = await self._in_time(self._jobs.apply(job_id, event))
         except (TimeoutError, StoreUnavailable):
             end.late = True
             self._wake.set()
-            await self._keep(key, end)
+            if not end.spooled:
+                await self._keep(key, end)
             return None
         except Exception:
-            del self._ends[key]
+            await self._done(key, end)
             raise
-        del self._ends[key]
+        await self._done(key, end)
         return decision
 
     async def recover(self) -> None:
@@ -136,10 +139,13 @@ class Endings:
             fault = Fault(error_type=ErrorType.INTERNAL_ERROR, message=message)
             end.event = Broke(at=end.event.at, attempt=key[1], fault=fault)
             return False
+        await self._done(key, end)
+        return True
+
+    async def _done(self, key: _Key, end: _End) -> None:
         self._ends.pop(key, None)
         if end.spooled:
             await self._forget(key)
-        return True
 
     def _refuse(self, key: _Key, error: Exception) -> None:
         self._ends.pop(key, None)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from app.domain.errors import StoreAway, StoreUnavailable
+from app.domain.errors import BitlaneError, StoreAway, StoreUnavailable
 from app.domain.job import Job
 from app.ports import Clock, JobFilter, Page, Store
 
@@ -42,6 +42,9 @@ class Watch:
             yield
         except StoreUnavailable as error:
             self.failed(error)
+            raise
+        except BitlaneError:
+            self.trouble = None  # a refusal is an answer
             raise
         self.trouble = None
 

@@ -16,7 +16,7 @@ from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.intake import Submission
 from app.ports import JobFilter
-from app.routers.api import Api, TheApi
+from app.routers.api import Api, TheApi, running_api, waits_for
 from app.routers.errors import row_of
 from app.routers.health import RETRY_AFTER, refusal
 from app.routers.models import (
@@ -186,15 +186,14 @@ def _about(api: Api) -> dict[str, Any]:
 @router.get("/status")
 async def status(api: TheApi) -> dict[str, Any]:
     """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
-    return {
-        **_about(api),
-        "is_processing": api.jobs.refuses,
-        "queue_length": api.board.queued,
-    }
+    return {**_about(api), "is_processing": api.jobs.refuses, "queue_length": api.board.queued}
 
 
 @router.get("/health")
-async def health(api: TheApi) -> JSONResponse:
+async def health(request: Request) -> JSONResponse:
+    api = running_api(request)
+    if api is None:
+        return JSONResponse({"status": "unhealthy", "reason": waits_for(request)}, 503, headers=RETRY_AFTER)
     trouble = await refusal(api)
     if trouble is not None:
         return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503, headers=RETRY_AFTER)

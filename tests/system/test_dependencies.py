@@ -157,6 +157,7 @@ def test_a_kill_while_the_store_is_away_loses_no_result(away):
         for path in ("/readyz?verbose", f"/jobs/{job_id}", "/health", "/status"):
             answer = worker.http.get(path)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), path
+        assert worker.http.get("/health").json()["status"] == "unhealthy"
         assert "does not answer" in worker.http.get("/readyz?verbose").json()["reason"]
         refused = worker.http.post("/jobs", json=spec())
         assert (refused.status_code, refused.json()["error_type"]) == (503, "dependency_unavailable")
