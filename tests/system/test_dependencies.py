@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -265,3 +266,34 @@ def over(worker: Bitlane, job_id: str) -> bool:
 def legacy() -> dict:
     code = spec()
     return {"experiment_id": "x", "encoding_agent_code": code["encoder"], "decoding_agent_code": code["decoder"]}
+
+
+@pytest.mark.soak
+def test_kills_at_any_moment_while_the_store_comes_and_goes(away):
+    """Whatever was answered with 202 ends once in the store, and has one result, however often that is pushed."""
+    worker, dice = away.worker, random.Random(7)
+    accepted: set[str] = set()
+    for round_ in range(12):
+        for number in range(2):
+            answer = worker.http.put(f"/jobs/kill-{round_}-{number}", json=spec(encoder=SLOW_ENCODER))
+            assert answer.status_code in (202, 503), answer.text
+            if answer.status_code == 202:
+                accepted.add(f"kill-{round_}-{number}")
+        time.sleep(dice.uniform(0.0, 2.0))
+        fault = dice.choice(FAULTS)
+        away.proxy.plan = always(fault)
+        time.sleep(dice.uniform(0.0, 4.0))
+        worker.kill()
+        if dice.random() < 0.5:
+            away.proxy.plan = let_through
+        worker.launch()
+        wait_for(lambda: worker.answers("/livez"), within_s=30, what="it to be alive")
+        away.proxy.plan = let_through
+        ready_again(worker)
+    assert len(accepted) >= 12
+    for job_id in accepted:
+        job = worker.ended(job_id)
+        assert job["state"] == "succeeded", job["error"]
+        wait_for(lambda j=job_id: worker.job(j)["delivery"]["state"] == "delivered", within_s=30, what="the delivery")
+        assert f"msg_{job_id}" in away.orchestrator.taken
+    wait_for(lambda: not away.spooled, within_s=10, what="the spool to be empty")
