@@ -80,8 +80,11 @@ class Bitlane:
 
     def start(self) -> Bitlane:
         self.launch()
-        wait_for(lambda: self.answers("/readyz"), within_s=60, what=f"{self.url} to be ready; its log: {self.log}")
+        wait_for(self._ready, within_s=60, what=f"{self.url} to be ready; its log: {self.log}")
         return self
+
+    def _ready(self) -> bool:
+        return self.answers("/readyz")
 
     def launch(self) -> None:
         """Start the process and do not wait until it takes jobs."""
