@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -18,15 +19,18 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.adapters.blobs.local import LocalBlobs
 from app.adapters.clock import SystemClock
+from app.adapters.disk import FolderDisk
 from app.adapters.executors.local import LocalExecutor
+from app.adapters.files import refusal
 from app.adapters.inspector import ProcessInspector
 from app.adapters.jail_probe import probe
 from app.adapters.keys import KeyFile, session_secret
 from app.adapters.lane_modes import LaneModeFile
 from app.adapters.push import HttpPusher
+from app.adapters.spool import FileSpool
 from app.adapters.stores.lease import FileLease, FileLock
 from app.adapters.stores.sqlite import SqliteStore
-from app.domain.errors import OpenDoor, PlatformError, StoreUnavailable
+from app.domain.errors import OpenDoor
 from app.domain.evaluation import Json
 from app.domain.jail import Jail
 from app.domain.job import Job
@@ -34,12 +38,15 @@ from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.board import Board
 from app.engine.bounds import Admission, Bounds
+from app.engine.endings import Endings
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake
 from app.engine.jobs import Jobs, Targets
 from app.engine.outbox import Outbox
+from app.engine.room import Room
 from app.engine.service import Service
+from app.engine.start import Start
 from app.engine.switches import Switches
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.metrics import METRICS
@@ -54,6 +61,7 @@ from app.settings import LOOPBACK_HOSTS, Settings, cores
 if TYPE_CHECKING:
     from app.adapters.stores.dynamodb import DynamoStore
 
+LOG = logging.getLogger("bitlane")
 VERSION = "0.1.0"
 WEB = Path(__file__).parent / "web"
 DESCRIPTION = """Runs experiments with neural video codecs: each encode and each decode in a process of its own, every
@@ -81,12 +89,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            try:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
                 app.state.api = await _start(settings, stack, policy, on_fatal)
-            except PlatformError as error:
-                on_fatal(error)
-                raise
+                for name in app.state.api.service.endings.damaged:
+                    LOG.warning("a result that was waiting in the spool cannot be read and was set aside: %s", name)
+                yield
+
+        app.state.start = Start(opened, clock=clock, tell=LOG.warning, on_fatal=on_fatal)
+        async with app.state.start:
             yield
 
     app = FastAPI(
@@ -155,6 +167,7 @@ async def _start(
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
+    room = Room(FolderDisk(data), clock, reserve_bytes=settings.disk_reserve_bytes, warn_bytes=settings.disk_warn_bytes)
     board = Board(lanes=settings.lane_list)
     switches = Switches(board=board, modes=LaneModeFile(data))
     await switches.restore()
@@ -179,6 +192,7 @@ async def _start(
         ),
         outbox=outbox,
         jail=await _jail(settings),
+        room=room,
     )
     service = Service(
         store=store,
@@ -186,6 +200,7 @@ async def _start(
         lease=lease,
         executors=_executors(settings, data),
         jobs=jobs_,
+        endings=Endings(jobs=jobs_, spool=FileSpool(data / "spool"), clock=clock),
         board=board,
         outbox=outbox,
         clock=clock,
@@ -200,6 +215,11 @@ async def _start(
         switches=switches,
         policy=policy,
         inbox=store,
+        blobs=blobs,
+        room=room,
+        store_kind=settings.store,
+        store_endpoint=store.endpoint,
+        blobs_endpoint=str(blobs.root),
         catalogue=catalogue,
         clock=clock,
         worker_id=settings.worker_id,
@@ -224,7 +244,7 @@ def _data_folder(settings: Settings) -> Path:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
+        raise refusal(error, f"the data folder {data} cannot be used") from error
     return data
 
 

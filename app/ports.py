@@ -15,6 +15,7 @@ from app.domain.errors import FieldError
 from app.domain.evaluation import Json, Report, Suite
 from app.domain.job import Fault, Job, JobSpec, Status
 from app.domain.lanes import LaneMode
+from app.domain.lifecycle import AttemptEvent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +127,54 @@ class Blobs(Protocol):
 
     async def get(self, sha256: str) -> bytes:
         """The bytes, checked against the hash. Raises ``NotFound``."""
+
+    async def check(self) -> None:
+        """Raises ``StoreUnavailable`` (``DiskFull``) if the least put would fail."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spooled:
+    """How an attempt ended, for as long as the store has not taken it."""
+
+    job_id: str
+    event: AttemptEvent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spoolful:
+    """``damaged`` names what could not be read and was set aside."""
+
+    entries: tuple[Spooled, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+
+class Spool(Protocol):
+    """A place beside the store, on this machine, for what the store cannot take yet.
+
+    What was put is there after a kill or a power cut, until it is removed. Raises ``StoreUnavailable`` (``DiskFull``).
+    """
+
+    async def put(self, spooled: Spooled) -> None:
+        """Keep it, durably, in place of what there was of the same job and attempt."""
+
+    async def all(self) -> Spoolful:
+        """All that is kept, each whole. What is damaged is set aside, and never in the way."""
+
+    async def remove(self, job_id: str, attempt: int) -> None:
+        """The store has it now. Safe to call twice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """``free_bytes`` is what this process may still fill."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+class Disk(Protocol):
+    async def space(self) -> Space:
+        """How full the disk under the data folder is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -86,17 +86,25 @@ class Bitlane:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Bitlane:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        self.launch()
         wait_for(self._ready, within_s=60, what=f"{self.url} to be ready; its log: {self.log}")
         return self
 
     def _ready(self) -> bool:
+        return self.answers("/readyz")
+
+    def launch(self) -> None:
+        """Start the process and do not wait until it takes jobs."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+
+    def answers(self, path: str) -> bool:
+        """Whether it says 200 there. Fails if the process has ended."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
         try:
-            return self.http.get("/readyz").status_code == 200
+            return self.http.get(path).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -16,6 +16,8 @@ BitlaneError
     +-- WorkerLost              an evaluator, a zygote or a jail died under us
     +-- ClipUnusable            a clip is missing, corrupt or not what its manifest says
     +-- StoreUnavailable        the store does not answer                  503
+    |   +-- StoreAway           ... for now: it may be back without anybody's doing
+    |   +-- DiskFull            the disk under the data folder has no room 507
     +-- StaleVersion            somebody else committed first: load and decide again
     +-- StoreHeld               another service holds the store
     +-- Draining                the service is stopping                    503
@@ -124,6 +126,14 @@ class ClipUnusable(PlatformError):
 
 class StoreUnavailable(PlatformError):
     """The store does not answer; nothing was made durable."""
+
+
+class StoreAway(StoreUnavailable):
+    """The store cannot be reached or is overloaded; waiting may be all that it needs."""
+
+
+class DiskFull(StoreUnavailable):
+    """The disk lacks the room to make anything durable; all goes on once there is some."""
 
 
 class StaleVersion(PlatformError):

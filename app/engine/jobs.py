@@ -19,6 +19,7 @@ from app.domain.errors import (
     NotFound,
     StaleVersion,
     StillInFlight,
+    StoreAway,
     StoreUnavailable,
 )
 from app.domain.jail import Jail
@@ -43,8 +44,13 @@ from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Checked, Intake, Submission
 from app.engine.outbox import Outbox
+from app.engine.room import Room
+from app.engine.watch import Watch, WatchedStore
 from app.ports import Blobs, Clock, JobFilter, Page, Store
 
+PROBE_S = 2.0
+# A write without an answer may come through later; so long it is looked for.
+DOUBT_S = 60.0
 _TICK_S = 1e-6
 
 
@@ -80,8 +86,10 @@ class Jobs:
         admission: Admission,
         outbox: Outbox,
         jail: Jail | None = None,
+        room: Room | None = None,
     ) -> None:
-        self._store = store
+        self.watch = Watch(clock)
+        self._store = WatchedStore(store, self.watch)
         self._blobs = blobs
         self._intake = intake
         self._board = board
@@ -92,10 +100,11 @@ class Jobs:
         self._admission = admission
         self._outbox = outbox
         self.jail = jail or Jail()
+        self.room = room
         self._experiments: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
         self._last_created_at = 0.0
         self._in_flight: set[tuple[str, str]] = set()
-        self._doubtful: set[str] = set()
+        self._doubtful: dict[str, float] = {}
         self._closed: str | None = "the service is starting"
         self._held_until = 0.0
 
@@ -103,7 +112,9 @@ class Jobs:
     def closed(self) -> str | None:
         """Why no job is taken at present, None if jobs are taken."""
         if self._closed is None and self._clock.monotonic() > self._held_until:
-            return "the store has not confirmed for a while that it is held by this service"
+            trouble = self.watch.trouble
+            last = "" if trouble is None else f": {trouble.last_error}"
+            return f"the store has not confirmed for a while that it is held by this service{last}"
         return self._closed
 
     def open(self) -> None:
@@ -124,10 +135,10 @@ class Jobs:
 
         The same experiment while its job is active, the same id or the same key, with the same body, gives that job
         again. Raises ``InvalidSpec``, ``Conflict``, ``KeyReused``, ``QueueFull``, ``Draining``, ``JailTooWeak``,
-        ``StoreUnavailable``.
+        ``StoreUnavailable``: then the job may exist all the same, and the same id, key or experiment gives it.
         """
         if self.closed is not None:
-            raise Draining(self.closed)
+            raise StoreAway(self.closed) if self._closed is None else Draining(self.closed)
         if self.jail.refusal is not None:
             raise JailTooWeak(self.jail.refusal)
         if submission.repeat_key is None or submission.job_id is not None:
@@ -144,7 +155,8 @@ class Jobs:
 
     async def _submit(self, submission: Submission) -> Job:
         target = self._targets.resolve(submission.deliver_to)
-        if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
+        known = await self._of_id(submission)
+        if known is not None:
             return self._known(known, submission)
         checked = await self._intake.check(submission)
         key = submission.experiment_id or submission.job_id
@@ -162,6 +174,16 @@ class Jobs:
         return await self._intake.check(submission)
 
     async def _active(self, submission: Submission) -> Job | None:
+        async with self.watch.within():
+            return await self._found(submission)
+
+    async def _of_id(self, submission: Submission) -> Job | None:
+        if submission.job_id is None:
+            return None
+        async with self.watch.within():
+            return await self._store.get(submission.job_id)
+
+    async def _found(self, submission: Submission) -> Job | None:
         if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
             return known
         if submission.experiment_id is None:
@@ -171,6 +193,8 @@ class Jobs:
 
     async def _accept(self, submission: Submission, checked: Checked, target: str | None) -> Job:
         with self._admission.admit(submission.client, self._not_draining(checked.lanes)):
+            if self.room is not None:
+                await self.room.check()
             code = (submission.encoder.encode(), submission.decoder.encode())
             await asyncio.gather(*(self._blobs.put(source) for source in code))
             return await self._add(self._new(submission, checked, target))
@@ -183,9 +207,10 @@ class Jobs:
 
     async def _add(self, job: Job) -> Job:
         try:
-            added = await self._store.add(job)
+            async with self.watch.within():
+                added = await self._store.add(job)
         except StoreUnavailable:
-            self._doubtful.add(job.id)
+            self._doubt(job.id)
             raise
         self._settle(added)
         return added
@@ -206,14 +231,18 @@ class Jobs:
             self._outbox.schedule(job.id, delivery.target, delivery.next_at)
         self._feed.changed(job.id)
 
+    def _doubt(self, job_id: str) -> None:
+        self._doubtful[job_id] = self._clock.monotonic() + DOUBT_S
+
     async def reconcile(self) -> None:
         """Look again at jobs whose last write had no answer: it may have gone through all the same.
 
         Raises ``StoreUnavailable``.
         """
-        for job_id in list(self._doubtful):
+        for job_id, until in list(self._doubtful.items()):
             job = await self._store.get(job_id)
-            self._doubtful.discard(job_id)
+            if job is not None or self._clock.monotonic() > until:
+                self._doubtful.pop(job_id, None)
             if job is not None:
                 self._settle(job)
 
@@ -249,12 +278,14 @@ class Jobs:
 
     @property
     def refuses(self) -> bool:
-        """Whether the next submission would be refused, however good it is."""
-        return self.closed is not None or self.jail.refusal is not None or self._admission.full
+        """Whether the next submission would be refused, however good it is, as far as is known without asking."""
+        known = (self.closed, self.jail.refusal, self.watch.trouble)
+        return self._admission.full or any(reason is not None for reason in known)
 
     async def probe(self) -> None:
-        """Raises ``StoreUnavailable`` if the store does not answer."""
-        await self._store.get("probe")
+        """Raises ``StoreUnavailable`` if nothing could be made durable now; within ``PROBE_S``, whatever hangs."""
+        async with self.watch.within(PROBE_S):
+            await self._store.get("probe")
 
     async def get(self, job_id: str) -> Job:
         """Raises ``NotFound``."""
@@ -264,10 +295,12 @@ class Jobs:
         return job
 
     async def newest(self, experiment_id: str, owner: str = LOCAL.client.name) -> Job | None:
-        return await self._store.newest(experiment_id, owner)
+        async with self.watch.within():
+            return await self._store.newest(experiment_id, owner)
 
     async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> Page:
-        return await self._store.page(wanted, limit=limit, cursor=cursor)
+        async with self.watch.within():
+            return await self._store.page(wanted, limit=limit, cursor=cursor)
 
     async def ended(self, job_id: str, *, within_s: float) -> Job:
         """The job once it has ended, or as it is after ``within_s`` seconds or when the service stops.
@@ -289,7 +322,8 @@ class Jobs:
 
     async def cancel(self, job_id: str, *, actor: str = LOCAL.client.name) -> Job:
         """End a queued job at once and kill a running one. Raises ``NotFound``, ``AlreadyEnded``."""
-        decision = await self.apply(job_id, CancelRequested(at=self._clock.now(), actor=actor))
+        async with self.watch.within():
+            decision = await self.apply(job_id, CancelRequested(at=self._clock.now(), actor=actor))
         if decision.job.status.terminal and not decision.changed:
             raise AlreadyEnded(job_id, decision.job.status.value)
         return decision.job
@@ -302,7 +336,8 @@ class Jobs:
         target = job.deliver_to or "default"
         if target not in self._targets.names:
             raise Conflict(f"this service has no target {target!r} to deliver to")
-        decision = await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target, actor=actor))
+        async with self.watch.within():
+            decision = await self.apply(job_id, RedeliverRequested(at=self._clock.now(), target=target, actor=actor))
         self._outbox.probe(target)
         return decision.job
 
@@ -325,8 +360,8 @@ class Jobs:
                         raise
                     seen = before.version
                     continue
-                except StoreUnavailable:
-                    self._doubtful.add(job_id)
+                except (StoreUnavailable, asyncio.CancelledError):
+                    self._doubt(job_id)
                     raise
             else:
                 # It may be absorbed because it went through before, with its answer lost on the way.

@@ -9,6 +9,7 @@ from app.domain.errors import BitlaneError, NotFound, PlatformError, StoreUnavai
 from app.domain.job import Blame, ErrorType, Fault, Job, Status
 from app.domain.lifecycle import AttemptEvent, Broke, Claimed, Finished, Released, Stopped
 from app.engine.board import Board, Running
+from app.engine.endings import Endings
 from app.engine.jobs import Jobs
 from app.ports import Blobs, Clock, Executor, Outcome, Progress, Ready, Succeeded, Work
 
@@ -20,13 +21,23 @@ class Slot:
     """A lane's slot. It claims only when its executor is warm, so that a broken executor burns nobody's retries."""
 
     def __init__(
-        self, *, lane: str, number: int, executor: Executor, board: Board, jobs: Jobs, blobs: Blobs, clock: Clock
+        self,
+        *,
+        lane: str,
+        number: int,
+        executor: Executor,
+        board: Board,
+        jobs: Jobs,
+        endings: Endings,
+        blobs: Blobs,
+        clock: Clock,
     ) -> None:
         self._lane = board.states[lane]
         self._number = number
         self._executor = executor
         self._board = board
         self._jobs = jobs
+        self._endings = endings
         self._blobs = blobs
         self._clock = clock
 
@@ -93,8 +104,8 @@ class Slot:
         if isinstance(event, Broke) and event.fault.blame is Blame.PLATFORM:
             await self._clock.sleep(STORE_PAUSE_S)
         self._board.forget(job.id)
-        decision = await self._jobs.apply_surely(job.id, event)
-        if decision.job.status.terminal:
+        decision = await self._endings.settle(job.id, event)
+        if decision is not None and decision.job.status.terminal:
             self._lane.ran(took, decision.job.report)
 
     async def _claim(self, job_id: str, ready: Ready) -> Job | None:
@@ -156,8 +167,8 @@ class Slot:
             task.cancel()
             await asyncio.wait({task})
             event = self._event(job, task, stopped=Released(at=self._clock.now(), attempt=job.attempt))
-            with suppress(StoreUnavailable):  # then the next start finds an orphan
-                await self._jobs.apply(job.id, event)
+            with suppress(PlatformError):  # then the next start finds an orphan
+                await self._endings.settle(job.id, event)
             raise
         return self._event(job, task, stopped=Stopped(at=self._clock.now(), attempt=job.attempt))
 

@@ -1,6 +1,8 @@
 """Sends what is due. Deliveries live in the store; here are only ids and times.
 
 While a target refuses, one delivery at a time probes for all that wait for it; its first success makes all of them due.
+Probes come more often than the deliveries' own schedules ask for, so that a target that is back is noticed in seconds.
+One that is refused before its delivery was due leaves that schedule as it was, or it would use it up within minutes.
 """
 
 from __future__ import annotations
@@ -11,15 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.domain.delivery import BACKOFF_S, Answer
+from app.domain.delivery import Answer
 from app.domain.errors import StoreUnavailable
 from app.domain.evaluation import Json
 from app.domain.job import Job
 from app.domain.lifecycle import Decision, Event, Pushed
+from app.engine.watch import Trouble
 from app.ports import Clock, Pusher
 
 # The HTTP client's throughput falls above a handful of requests to one host.
 MAX_AT_ONCE = 4
+# A target that has been away for long is asked less often: at a hundredth of that time, between these.
+LEAST_PROBE_S, MOST_PROBE_S = 5.0, 30.0
+# A target that names a time itself is left alone until then, but not for longer than this.
 MAX_HOLD_S = 600.0
 STORE_PAUSE_S = 1.0
 
@@ -37,11 +43,14 @@ class _Target:
     """``refusals`` counts failed tries in a row; until ``held_until`` nothing is sent to a target that refuses.
 
     ``judged`` counts how often that was decided: a try that began before the last time tells nothing new.
+    ``refusing_since`` and ``last_error`` are of the refusals in a row.
     ``due`` says when each job's delivery goes; ``order`` has the same times sorted, and old ones that count no more.
     """
 
     refusals: int = 0
     held_until: float = 0.0
+    refusing_since: float = 0.0
+    last_error: str | None = None
     judged: int = 0
     under_way: int = 0
     due: dict[str, float] = field(default_factory=dict)
@@ -63,7 +72,7 @@ class _Target:
         limit = 1 if self.refusals else MAX_AT_ONCE
         if not self.order or self.under_way >= limit:
             return None
-        return max(self.order[0][0], self.held_until)
+        return self.held_until if self.refusals else self.order[0][0]
 
     def judge(self, answer: Answer, judged: int, now: float) -> None:
         """Learn from a try: an answer opens the target and makes everything due; a refusal holds it for a while.
@@ -73,11 +82,14 @@ class _Target:
         if answer.taken or answer.final:
             if self.refusals:
                 self.make_all_due(now)
-            self.refusals, self.held_until, self.judged = 0, 0.0, self.judged + 1
+            self.refusals, self.held_until, self.judged, self.last_error = 0, 0.0, self.judged + 1, None
         elif judged == self.judged:
-            pause = BACKOFF_S[min(self.refusals, len(BACKOFF_S) - 1)]
-            self.refusals, self.held_until = self.refusals + 1, now + min(pause, MAX_HOLD_S)
-            self.judged += 1
+            if not self.refusals:
+                self.refusing_since = now
+            pause = min(max((now - self.refusing_since) / 100, LEAST_PROBE_S), MOST_PROBE_S)
+            asked = min(answer.retry_after_s or 0.0, MAX_HOLD_S)
+            self.refusals, self.held_until = self.refusals + 1, now + max(pause, asked)
+            self.judged, self.last_error = self.judged + 1, answer.error or f"HTTP {answer.status}"
 
     def make_all_due(self, now: float) -> None:
         self.due = {job_id: min(at, now) for job_id, at in self.due.items()}
@@ -110,9 +122,13 @@ class Outbox:
     def waiting(self) -> int:
         return sum(len(target.due) + target.under_way for target in self._targets.values())
 
-    def refusing(self) -> tuple[str, ...]:
-        """The targets whose last try failed."""
-        return tuple(sorted(name for name, target in self._targets.items() if target.refusals))
+    def refusing(self) -> dict[str, Trouble]:
+        """The targets whose last try failed, by name."""
+        return {
+            name: Trouble(since=target.refusing_since, last_error=target.last_error or "")
+            for name, target in sorted(self._targets.items())
+            if target.refusals
+        }
 
     async def run(self, jobs: Jobs) -> None:
         """For ever: send what is due."""
@@ -144,10 +160,15 @@ class Outbox:
             job = await self._load(jobs, job_id)
             if job.delivery is None or job.delivery.next_at is None:
                 return
-            judged = target.judged
+            judged, early = target.judged, job.delivery.next_at > self._clock.now()
             answer = await self._push(name, job)
             now = self._clock.now()
             target.judge(answer, judged, now)
+            if early and not (answer.taken or answer.final):
+                # Unless somebody asked for it to be sent again meanwhile.
+                if job_id not in target.due:
+                    target.put(job_id, job.delivery.next_at)
+                return
             await jobs.apply_surely(job_id, Pushed(at=now, answer=answer, jitter=self._jitter()))
         finally:
             target.under_way -= 1

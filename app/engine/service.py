@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager, suppress
 
 from app.domain.errors import StoreUnavailable
 from app.engine.board import Board
+from app.engine.endings import Endings
 from app.engine.jobs import Jobs
 from app.engine.lane import Slot
 from app.engine.outbox import Outbox
 from app.engine.recovery import recover
 from app.ports import Blobs, Clock, Executor, Lease, Store
+
+# Once the store is back, jobs are taken again soon.
+AWAY_PAUSE_S = 1.0
 
 
 class Service:
@@ -30,6 +34,7 @@ class Service:
         lease: Lease,
         executors: Mapping[str, Sequence[Executor]],
         jobs: Jobs,
+        endings: Endings,
         board: Board,
         outbox: Outbox,
         clock: Clock,
@@ -37,6 +42,7 @@ class Service:
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self.jobs = jobs
+        self.endings = endings
         self.board = board
         self.outbox = outbox
         self._store = store
@@ -52,6 +58,7 @@ class Service:
                 executor=executor,
                 board=board,
                 jobs=jobs,
+                endings=endings,
                 blobs=blobs,
                 clock=clock,
             )
@@ -64,7 +71,14 @@ class Service:
         """Serve while the context is open."""
         try:
             self._hold(self._clock.monotonic())
-            await recover(store=self._store, jobs=self.jobs, board=self.board, outbox=self.outbox, clock=self._clock)
+            await recover(
+                store=self._store,
+                jobs=self.jobs,
+                endings=self.endings,
+                board=self.board,
+                outbox=self.outbox,
+                clock=self._clock,
+            )
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._guard(task)) for task in self._tasks()]
                 self.jobs.open()
@@ -78,10 +92,10 @@ class Service:
                             task.cancel()
         finally:
             stops = (executor.stop() for of_lane in self._executors.values() for executor in of_lane)
-            await asyncio.gather(*stops, return_exceptions=True)
+            await asyncio.gather(self.endings.close(), *stops, return_exceptions=True)
 
     def _tasks(self) -> list[Callable[[], Coroutine[None, None, None]]]:
-        return [*(slot.consume for slot in self._slots), self._deliver, self._beat]
+        return [*(slot.consume for slot in self._slots), self._deliver, self._beat, self.endings.run]
 
     async def _guard(self, run: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
@@ -99,10 +113,11 @@ class Service:
     async def _beat(self) -> None:
         """Renew the lease, and look after what was left in doubt. Ends the service if the store was taken over."""
         while True:
-            await self._clock.sleep(self._lease_s / 3)
+            pause_s = self._lease_s / 3
+            await self._clock.sleep(pause_s if self.jobs.watch.trouble is None else min(pause_s, AWAY_PAUSE_S))
             before = self._clock.monotonic()
             # Away for now; if it stays away, the lease runs out and no job is taken any more.
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable), self.jobs.watch.noting():
                 await self._lease.renew()
                 self._hold(before)
                 await self.jobs.reconcile()

@@ -17,6 +17,7 @@ from app.domain.errors import (
     AlreadyEnded,
     BitlaneError,
     Conflict,
+    DiskFull,
     Draining,
     FieldError,
     Forbidden,
@@ -46,6 +47,8 @@ TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
     QueueFull: (429, "queue_full", True),
     Draining: (503, "draining", True),
     JailTooWeak: (503, "jail_too_weak", False),
+    # 507 is the one status that says it; a client that knows only its class tries again later, as it should.
+    DiskFull: (507, "disk_full", True),
     StoreUnavailable: (503, "dependency_unavailable", True),
     # Nothing was written: another service has taken the store over and this one is about to notice.
     StaleVersion: (503, "dependency_unavailable", True),
@@ -103,9 +106,14 @@ def too_large(error: BodyTooLarge) -> JSONResponse:
     return problem(413, str(error), headers={"connection": "close"})
 
 
+def row_of(error: BitlaneError) -> tuple[int, str, bool]:
+    """The row of the error's own class, or of the nearest above it."""
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), (500, "internal_error", False))
+
+
 def of_error(error: BitlaneError) -> JSONResponse:
     """The problem for one of our own errors."""
-    status, error_type, retryable = TABLE.get(type(error), (500, "internal_error", False))
+    status, error_type, retryable = row_of(error)
     headers: dict[str, str] = {}
     more: dict[str, Any] = {}
     if isinstance(error, InvalidSpec):

@@ -18,11 +18,11 @@ from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.intake import Submission
 from app.ports import JobFilter
-from app.routers.api import Api, TheApi
+from app.routers.api import Api, TheApi, running_api, waits_for
 from app.routers.auth import Reader, Submitter
 from app.routers.conditional import repeat_key
 from app.routers.errors import of_error
-from app.routers.health import store_trouble
+from app.routers.health import RETRY_AFTER, refusal
 from app.routers.models import (
     CODE_NAMES,
     EXAMPLE,
@@ -95,7 +95,7 @@ def _in_old_words(
 @router.post(
     "/experiment",
     status_code=202,
-    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503)},
+    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503, 507)},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}}}
     },
@@ -199,10 +199,13 @@ async def status(api: TheApi, caller: Reader) -> dict[str, Any]:
 
 
 @router.get("/health")
-async def health(api: TheApi) -> JSONResponse:
-    trouble = await store_trouble(api) or api.jobs.closed or api.jobs.jail.refusal
+async def health(request: Request) -> JSONResponse:
+    api = running_api(request)
+    if api is None:
+        return JSONResponse({"status": "unhealthy", "reason": waits_for(request)}, 503, headers=RETRY_AFTER)
+    trouble = await refusal(api)
     if trouble is not None:
-        return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503)
+        return JSONResponse({"status": "unhealthy", "reason": trouble, **_about(api)}, 503, headers=RETRY_AFTER)
     return JSONResponse({"status": "healthy", **_about(api)})
 
 

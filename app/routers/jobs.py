@@ -41,7 +41,7 @@ POLL_AFTER_S = "1"
 router = APIRouter(tags=["jobs"])
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
+    for status in (401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507)
 }
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": JobOut, "description": "Accepted, durably."}, **_PROBLEMS}
 _UNCHANGED: dict[str, Any] = {"description": "What `If-None-Match` names is still so."}

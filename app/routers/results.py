@@ -16,6 +16,7 @@ from app.domain.errors import StoreUnavailable
 from app.domain.signing import verify
 from app.ports import Received
 from app.routers.api import Api, TheApi
+from app.routers.errors import row_of
 from app.routers.models import ExperimentId
 
 MAX_ID_LENGTH = 200
@@ -42,7 +43,7 @@ class ResultIn(BaseModel):
 
 @router.post(
     "/experiment_result",
-    responses={status: {"description": "Why it is not taken, as `error`."} for status in (400, 401, 413, 503)},
+    responses={status: {"description": "Why it is not taken, as `error`."} for status in (400, 401, 413, 503, 507)},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": ResultIn.model_json_schema()}}}
     },
@@ -73,9 +74,10 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
         webhook_id=webhook_id, experiment_id=experiment_id, received_at=api.clock.now(), payload=payload
     )
     try:
-        new = await api.inbox.receive(received)
+        async with api.jobs.watch.within():
+            new = await api.inbox.receive(received)
     except StoreUnavailable as error:
-        return JSONResponse({"error": str(error)}, 503, headers={"retry-after": "5"})
+        return JSONResponse({"error": str(error)}, row_of(error)[0], headers={"retry-after": "5"})
     return JSONResponse({"status": "received", "experiment_id": experiment_id, "repeated": not new})
 
 

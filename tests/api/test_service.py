@@ -10,7 +10,7 @@ def test_probes(service):
     assert service.http.get("/readyz").json() == {"status": "ready"}
     verbose = service.http.get("/readyz?verbose").json()
     assert verbose["checks"]["store"]["ok"] and verbose["checks"]["lanes"]["cpu"]["ok"]
-    assert verbose["checks"]["delivery"] == {"ok": True, "refusing": [], "targets": [], "waiting": 0}
+    assert verbose["checks"]["delivery"] == {"ok": True, "refusing": [], "targets": {}, "waiting": 0}
 
 
 def test_suites_and_limits_say_what_can_be_asked_for(service):

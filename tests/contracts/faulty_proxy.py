@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["lose reply", "half reply", "refuse", "hang", "garbage", "500", "throttle"]
+Fault = Literal["lose reply", "half reply", "refuse", "hang", "garbage", "500", "throttle", "slow"]
 # Asked for each request with DynamoDB's name of the operation (``PutItem``); None lets it through.
 Plan = Callable[[str], Fault | None]
 
+SLOW_S = 10.0
 THROTTLED = (
     b'{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"slow down"}'
 )
@@ -55,7 +56,7 @@ class FaultyProxy:
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
@@ -70,6 +71,8 @@ class FaultyProxy:
         fault = self.plan(operation)
         if fault == "hang":
             await asyncio.Event().wait()
+        if fault == "slow":
+            await asyncio.sleep(SLOW_S)
         answer = await self._answer(head, body, fault)
         writer.write(answer)
         await writer.drain()
@@ -84,9 +87,11 @@ class FaultyProxy:
         if fault == "garbage":
             return _response(200, b"<html>Welcome to the hotel's network</html>")
         reader, writer = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-        writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
-        answer = await reader.read()
-        writer.close()
+        try:
+            writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
+            answer = await reader.read()
+        finally:
+            writer.close()
         if fault == "lose reply":
             return b""
         return answer[: len(answer) - 20] if fault == "half reply" else answer

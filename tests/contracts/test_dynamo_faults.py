@@ -18,7 +18,7 @@ from app.adapters.blobs.local import LocalBlobs
 from app.adapters.stores import dynamodb
 from app.adapters.stores.dynamo_schema import SCHEMA_KEY
 from app.adapters.stores.dynamodb import DynamoStore
-from app.domain.errors import Conflict, StaleVersion, StoreUnavailable
+from app.domain.errors import Conflict, StaleVersion, StoreAway, StoreUnavailable
 from app.domain.job import Job
 from app.ports import Holder, JobFilter, Received
 from tests.service import free_port
@@ -69,7 +69,7 @@ async def test_a_store_that_is_away_is_unavailable_and_comes_back(store: DynamoS
             store.experiments(limit=1),
             return_exceptions=True,
         )
-        assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * len(outcomes), fault
+        assert [type(outcome) for outcome in outcomes] == [StoreAway] * len(outcomes), fault
         proxy.plan = let_through
         stored = await store.get(fault)
         assert stored is not None

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from app.adapters.blobs.local import LocalBlobs
+from app.adapters.spool import FileSpool
 from app.adapters.stores.lease import FileLease
 from app.adapters.stores.sqlite import SqliteStore
 from app.domain.delivery import Answer
-from app.domain.errors import StoreUnavailable, WorkerLost
+from app.domain.errors import StoreAway, StoreUnavailable, WorkerLost
 from app.domain.evaluation import Clip, Report, Suite
 from app.domain.job import ErrorType, Fault, Job
 from app.domain.lanes import parse_lanes
 from app.engine.board import Board
 from app.engine.bounds import Admission, Bounds
+from app.engine.endings import Endings
 from app.engine.feed import Feed
 from app.engine.ids import Ids
 from app.engine.intake import Intake, Submission
@@ -135,21 +137,53 @@ class FakeInspector:
 
 
 class LossyStore:
-    """A store whose answers can get lost: the write goes through, and nobody hears of it."""
+    """A store whose answers can get lost: the write goes through, and nobody hears of it.
+
+    It can also be ``away``, or ``slow``: then a write goes through at once and its answer comes when that is set;
+    ``refuses`` names a job that it does not write, and what it ``delays`` arrives later, all at once.
+    """
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.loses: Callable[[Job], bool] = lambda job: False
         self.lost = 0
+        self.away = False
+        self.slow: asyncio.Event | None = None
+        self.refuses: str | None = None
+        self.delays = False
+        self._delayed: list[Job] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    async def get(self, job_id: str) -> Job | None:
+        self._check()
+        return await self._store.get(job_id)
+
     async def add(self, job: Job) -> Job:
-        return self._answer(job, await self._store.add(job))
+        self._check()
+        if self.delays:
+            self._delayed.append(job)
+            raise StoreAway("no answer")
+        return self._answer(job, await self._slowly(self._store.add(job)))
 
     async def commit(self, job: Job) -> Job:
-        return self._answer(job, await self._store.commit(job))
+        self._check(job.id)
+        return self._answer(job, await self._slowly(self._store.commit(job)))
+
+    async def arrive(self) -> None:
+        for job in self._delayed:
+            await self._store.add(job)
+
+    def _check(self, job_id: str | None = None) -> None:
+        if self.away or (job_id is not None and job_id == self.refuses):
+            raise StoreAway("the store is away")
+
+    async def _slowly(self, write: Coroutine[Any, Any, Job]) -> Job:
+        stored = await write
+        if self.slow is not None:
+            await self.slow.wait()
+        return stored
 
     def _answer(self, job: Job, stored: Job) -> Job:
         if self.loses(job):
@@ -157,6 +191,19 @@ class LossyStore:
             self.loses = lambda job: False
             raise StoreUnavailable("no answer")
         return stored
+
+
+class WatchedLease:
+    """A lease that is kept in the store, and so away with it."""
+
+    def __init__(self, world: World, lease: FileLease) -> None:
+        self._world = world
+        self._lease = lease
+        self.acquire, self.release = lease.acquire, lease.release
+
+    async def renew(self) -> None:
+        self._world.store._check()
+        await self._lease.renew()
 
 
 class OneSuite:
@@ -192,7 +239,7 @@ class World:
         self.outbox = Outbox(
             pusher=self.pusher, clock=self.clock, result_of=lambda job: {"job_id": job.id}, jitter=lambda: 0.0
         )
-        lease = FileLease(self.data, self.clock)
+        lease = WatchedLease(self, FileLease(self.data, self.clock))
         epoch = await lease.acquire(Holder(worker_id="w", host="h", data=str(self.data), pid=1))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(lease.release)
@@ -215,12 +262,15 @@ class World:
                 admission=Admission(board=self.board, clock=self.clock, bounds=self.bounds),
                 outbox=self.outbox,
             )
+            self.spool = FileSpool(self.data / "spool")
+            self.endings = Endings(jobs=self.jobs, spool=self.spool, clock=self.clock)
             self.service = Service(
                 store=self.store,
                 blobs=blobs,
                 lease=lease,
                 executors=self.executors,
                 jobs=self.jobs,
+                endings=self.endings,
                 board=self.board,
                 outbox=self.outbox,
                 clock=self.clock,

@@ -10,9 +10,9 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
+from app.adapters.files import refusal, sweep, sync_folder, write_whole
 from app.domain.errors import NotFound, StoreUnavailable
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +27,7 @@ class LocalBlobs:
 
     async def open(self) -> None:
         """Remove what a killed writer left half-written. Only the holder of the data folder may do that."""
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(sweep, self._temporary)
 
     async def put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -40,38 +40,36 @@ class LocalBlobs:
             raise NotFound(f"{sha256[:80]!r} is not the sha256 of a blob")
         return await asyncio.to_thread(self._get, sha256)
 
+    async def check(self) -> None:
+        await asyncio.to_thread(self._check)
+
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
-
-    def _sweep(self) -> None:
-        with suppress(FileNotFoundError):
-            for left in list(os.scandir(self._temporary)):
-                os.unlink(left.path)
 
     def _put(self, path: Path, data: bytes) -> None:
         try:
             if not _holds(path, data):
                 self._write(path, data)
             # Also for a file that was there: who wrote it may not have come to this yet.
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
-            raise StoreUnavailable(f"{self.root} does not take a blob: {error.strerror}") from error
+            raise refusal(error, f"{self.root} does not take a blob") from error
 
     def _write(self, path: Path, data: bytes) -> None:
-        self._temporary.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(exist_ok=True)
-        _sync_folder(self.root)
-        descriptor, temporary = tempfile.mkstemp(dir=self._temporary)
+        sync_folder(self.root)
+        write_whole(path, data, self._temporary)
+
+    def _check(self) -> None:
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._temporary) as file:
+                file.write(b"room?")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        except OSError as error:
+            raise refusal(error, f"{self.root} does not take a blob") from error
 
     def _get(self, sha256: str) -> bytes:
         try:
@@ -79,7 +77,7 @@ class LocalBlobs:
         except FileNotFoundError:
             raise NotFound(f"there is no blob {sha256}") from None
         except OSError as error:
-            raise StoreUnavailable(f"blob {sha256} cannot be read: {error.strerror}") from error
+            raise refusal(error, f"blob {sha256} cannot be read") from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreUnavailable(f"blob {sha256} is damaged on the disk: put the same content again to mend it")
         return data
@@ -90,11 +88,3 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
+from app.adapters.files import refusal
 from app.adapters.stores.dynamo_table import KEY, DynamoTable, Item
 from app.adapters.stores.lease import FileLock, Tenure, dump_tenure, load_tenure, next_epoch
 from app.domain.errors import StoreHeld, StoreUnavailable
@@ -85,14 +86,17 @@ class DynamoLease:
         try:
             taken = self._lock.take()
         except OSError as error:
-            raise StoreUnavailable(f"{self._lock.path} cannot be locked: {error.strerror}") from error
+            raise refusal(error, f"{self._lock.path} cannot be locked") from error
         if not taken:
             tenure = self._lock.read()
             raise tenure.refusal(self._clock.now()) if tenure else StoreHeld(f"{self._lock.path} is locked")
 
     def _note(self) -> None:
         if self._tenure is not None:
-            self._lock.write(self._tenure)
+            try:
+                self._lock.write(self._tenure)
+            except OSError as error:
+                raise refusal(error, f"{self._lock.path} cannot be written") from error
 
 
 def _item(tenure: Tenure) -> Item:

@@ -17,7 +17,7 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import StoreAway, StoreUnavailable
 
 Value: TypeAlias = str | int | Decimal
 Item: TypeAlias = dict[str, Value]
@@ -44,9 +44,9 @@ TRANSIENT = frozenset(
 class DynamoTable:
     """``patience_s`` bounds each call with all its retries; then it raises ``StoreUnavailable``."""
 
-    def __init__(self, *, name: str, endpoint: str | None, region: str | None, patience_s: float = 8.0) -> None:
+    def __init__(self, *, name: str, endpoint: str | None, region: str | None, patience_s: float = 5.0) -> None:
         self.name = name
-        self._where = endpoint or f"DynamoDB in {region or 'the default region'}"
+        self.where = endpoint or f"DynamoDB in {region or 'the default region'}"
         # A server that is named by its address needs no region, but the signature does.
         self._settings = {"endpoint_url": endpoint, "region_name": region or ("us-east-1" if endpoint else None)}
         self._patience_s = patience_s
@@ -60,7 +60,7 @@ class DynamoTable:
             self._context = _session().client("dynamodb", config=config, **self._settings)
             self._client = await self._context.__aenter__()
         except (BotoCoreError, ValueError) as error:
-            raise StoreUnavailable(f"there is no way to {self._where}: {error}") from error
+            raise StoreUnavailable(f"there is no way to {self.where}: {error}") from error
 
     async def close(self) -> None:
         await self._context.__aexit__(None, None, None)
@@ -83,7 +83,7 @@ class DynamoTable:
             skipped = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
             if len(skipped) == len(left[:BATCH_GET]):
                 if idle == len(PAUSES_S):
-                    raise StoreUnavailable(f"{self._where} leaves reads undone")
+                    raise StoreUnavailable(f"{self.where} leaves reads undone")
                 await asyncio.sleep(PAUSES_S[idle])
                 idle += 1
             left = skipped + left[BATCH_GET:]
@@ -185,10 +185,10 @@ class DynamoTable:
                             return answer
                         last = ResponseParserError("the answer is not DynamoDB's")
                     except (ClientError, BotoCoreError, ResponseParserError) as error:
-                        last = _transient_or_raise(error, self._where, self.name)
+                        last = _transient_or_raise(error, self.where, self.name)
         except TimeoutError:
             pass
-        raise StoreUnavailable(f"{self._where} does not answer: {last or 'no answer in time'}") from last
+        raise StoreAway(f"{self.where} does not answer: {last or 'no answer in time'}") from last
 
 
 @cache

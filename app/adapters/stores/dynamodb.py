@@ -60,12 +60,17 @@ class DynamoStore:
         blobs: Blobs,
         create: bool = False,
         epoch: int = 0,
-        patience_s: float = 8.0,
+        patience_s: float = 5.0,
     ) -> None:
         self.table = DynamoTable(name=table, endpoint=endpoint, region=region, patience_s=patience_s)
         self.epoch = epoch
         self._blobs = blobs
         self._create = create
+
+    @property
+    def endpoint(self) -> str:
+        """Where the jobs are, for an operator."""
+        return f"{self.table.where}, table {self.table.name}"
 
     async def open(self) -> None:
         """Make the client (this blocks for some 50 ms) and check the table. Raises ``StoreUnavailable``."""

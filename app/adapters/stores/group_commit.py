@@ -11,9 +11,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import DiskFull, StoreUnavailable
 
 MAX_BATCH = 256
+# The second is the write-ahead log's index, which grows as a file of its own.
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
@@ -95,6 +97,9 @@ class GroupCommit:
 
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailable:
+    """The error of ours for one of the database's; a connection that had no room is good again once there is some."""
+    if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+        return DiskFull(f"the database has no room: {error}")
     return StoreUnavailable(f"the database does not answer: {error}")
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.errors import StoreHeld, StoreUnavailable
+from app.adapters.files import refusal
+from app.domain.errors import StoreHeld
 from app.ports import Clock, Holder
 
 FILE_NAME = "bitlane.lock"
@@ -144,7 +145,7 @@ class FileLease:
             self._lock.write(self._tenure)
         except OSError as error:
             self._lock.drop()
-            raise StoreUnavailable(f"{self._lock.path} cannot be locked: {error.strerror}") from error
+            raise refusal(error, f"{self._lock.path} cannot be locked") from error
         return epoch
 
     def _renew(self) -> None:
@@ -155,7 +156,7 @@ class FileLease:
         try:
             self._lock.write(self._tenure)
         except OSError as error:
-            raise StoreUnavailable(f"{self._lock.path} cannot be written: {error.strerror}") from error
+            raise refusal(error, f"{self._lock.path} cannot be written") from error
 
     def _release(self) -> None:
         if self._tenure is not None and self._lock.holds():

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from app.adapters.stores import rows
 from app.adapters.stores.group_commit import GroupCommit, unavailable
-from app.domain.errors import Conflict, StaleVersion, StoreUnavailable
+from app.domain.errors import Conflict, DiskFull, StaleVersion, StoreUnavailable
 from app.domain.job import Job
 from app.ports import JobFilter, Page, Received
 
@@ -107,6 +107,11 @@ class SqliteStore:
         self._patience_s = patience_s
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
+
+    @property
+    def endpoint(self) -> str:
+        """Where the jobs are, for an operator."""
+        return str(self.path)
 
     async def open(self) -> None:
         """Make or check the file. Raises ``StoreUnavailable`` with what is wrong with it and what to do."""
@@ -253,6 +258,9 @@ class SqliteStore:
             _prepare(connection, self.path)
         except sqlite3.Error as error:
             connection.close()
+            refused = unavailable(error)
+            if isinstance(refused, DiskFull):
+                raise refused from error
             raise StoreUnavailable(
                 f"{self.path} cannot be used: {error}. Restore it from a backup, or move it away to start empty"
             ) from error
