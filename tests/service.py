@@ -78,9 +78,13 @@ class Bitlane:
         self.http = httpx.Client(base_url=self.url, timeout=70.0, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Bitlane:
+    def launch(self) -> None:
+        """Start it without waiting until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+
+    def start(self) -> Bitlane:
+        self.launch()
         wait_for(self._ready, within_s=60, what=f"{self.url} to be ready; its log: {self.log}")
         return self
 
