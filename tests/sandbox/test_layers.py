@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from app.sandbox.request import SandboxLost
 from app.sandbox.supervisor import Supervisor
 from tests.sandbox.jails import ENCODER, Lab, in_encode
 
+ROOT = Path(__file__).resolve().parents[2]
 EVERYWHERE = {"single_use_process", "parent_death", "rlimits", "no_capabilities", "no_new_privs", "undumpable"}
 
 STATUS = """
@@ -83,6 +86,46 @@ def test_a_minimum_is_parts_that_each_need_one_of_several() -> None:
     assert offer.missing("none", []) == ()
     with pytest.raises(ValueError, match="no layer 'sealing'"):
         offer.missing("sealing", [])
+
+
+KILLED_ONCE = """
+import os, signal, sys
+from app.sandbox import offer
+marks = sys.argv[1]
+def killed_once(name, trial):
+    def tried(*given):
+        mark = os.path.join(marks, name)
+        if not os.path.exists(mark):
+            os.mkdir(mark)
+            os.kill(os.getpid(), signal.SIGKILL)
+        trial(*given)
+    return tried
+if len(sys.argv) > 2:
+    offer._TRIALS = {name: killed_once(name, trial) for name, trial in offer._TRIALS.items()}
+offer.main()
+"""
+
+
+def test_a_trial_that_is_killed_does_not_weaken_the_jail(tmp_path: Path) -> None:
+    def offered(*options: str) -> str:
+        command = [sys.executable, "-c", KILLED_ONCE, str(tmp_path), *options]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert offered("killed") == offered()
+    assert list(tmp_path.iterdir()), "no trial was killed"
+
+
+@pytest.mark.parametrize("without", [(), offer.SEPARATED])
+def test_scratches_of_a_service_that_is_gone_are_removed(tmp_path: Path, without: tuple[str, ...]) -> None:
+    left = tmp_path / "bitlane-jail-1-1-left"
+    left.mkdir()
+    (left / "file").touch()
+    supervisor = Supervisor(without=without, scratch_root=str(tmp_path))
+    try:
+        supervisor.warm()
+        assert not left.exists()
+    finally:
+        supervisor.close()
 
 
 def test_a_layer_that_fails_in_a_jail_breaks_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
