@@ -16,8 +16,9 @@ from tests.system.chaos.summary import Summary
 
 WEIGHTS = {"api": 6, "evaluator": 5, "zygote": 3, "jail": 5}
 STORE_WEIGHT = 4
-_STOPS, _ORCHESTRATOR_KILLS = 0.05, 0.1
-_MOST_PAUSE_S = 4.4
+_STOPS, _ORCHESTRATOR_KILLS, _WHATEVER_IS_THERE = 0.05, 0.1, 0.5
+_MOST_PAUSE_S = 1.2
+_WORK_WITHIN_S = 30.0
 _END_WITHIN_S = 300.0
 _SHARED = Path("/dev/shm")
 _SYSTEM_V = Path("/proc/sysvipc/shm")
@@ -56,7 +57,7 @@ def run(*, store: str, kills: int, seed: int, folder: Path, tell: Callable[[str]
 def _kill(machine: Machine, draw: random.Random, kills: int, book: Book, tell: Callable[[str], None]) -> None:
     weights = {**WEIGHTS, **({} if machine.backend.pid() is None else {"store": STORE_WEIGHT})}
     while (done := sum(machine.kills.values())) < kills:
-        time.sleep(draw.choice([0.0, draw.uniform(0.0, 1.0), draw.uniform(0.0, _MOST_PAUSE_S)]))
+        _wait(machine, draw)
         if draw.random() < _ORCHESTRATOR_KILLS:
             machine.strike_orchestrator()
         if draw.random() < _STOPS:
@@ -65,6 +66,17 @@ def _kill(machine: Machine, draw: random.Random, kills: int, book: Book, tell: C
             machine.strike(draw.choices(list(weights), list(weights.values()))[0])
         if done % 10 == 0:
             tell(f"{done} of {kills} killed, {len(book.accepted)} accepted, {len(book.ended)} ended, {machine.problems}")
+
+
+def _wait(machine: Machine, draw: random.Random) -> None:
+    """Half of the kills hit whatever is there, a start that has hardly begun included; half hit jobs that run."""
+    if draw.random() < _WHATEVER_IS_THERE:
+        time.sleep(draw.choice([0.0, draw.uniform(0.0, _MOST_PAUSE_S)]))
+        return
+    deadline = time.monotonic() + _WORK_WITHIN_S
+    while not machine.working() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(draw.uniform(0.0, _MOST_PAUSE_S))
 
 
 def _finish(machine: Machine, book: Book, tell: Callable[[str], None]) -> None:

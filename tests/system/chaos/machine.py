@@ -133,6 +133,12 @@ class Machine:
             return self.service.http.get("/readyz").status_code == 200
         return False
 
+    def working(self) -> bool:
+        """Whether a lane runs a job."""
+        with suppress(httpx.HTTPError):
+            return any(lane["working"] for lane in self.service.http.get("/lanes").json()["lanes"])
+        return False
+
     def undelivered(self) -> int:
         with suppress(httpx.HTTPError):
             checks = self.service.http.get("/readyz", params={"verbose": "1"}).json()["checks"]
