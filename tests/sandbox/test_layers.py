@@ -88,8 +88,9 @@ def test_a_minimum_is_parts_that_each_need_one_of_several() -> None:
         offer.missing("sealing", [])
 
 
+# The first process of a PID namespace cannot kill itself, so it ends at once.
 KILLED_ONCE = """
-import os, signal, sys
+import os, sys
 from app.sandbox import offer
 marks = sys.argv[1]
 def killed_once(name, trial):
@@ -97,7 +98,7 @@ def killed_once(name, trial):
         mark = os.path.join(marks, name)
         if not os.path.exists(mark):
             os.mkdir(mark)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(9)
         trial(*given)
     return tried
 if len(sys.argv) > 2:
