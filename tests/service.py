@@ -74,7 +74,11 @@ class Bitlane:
             lanes,
             *options,
         ]
-        self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}, **(env or {})}
+        self._env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")},
+            "BITLANE_GRACE_S": "0",
+            **(env or {}),
+        }
         self.http = httpx.Client(base_url=self.url, timeout=70.0, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -6,7 +6,8 @@ All of it is volatile; a start-up rebuilds it from the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.domain.errors import InvalidSpec
@@ -70,10 +71,12 @@ class Board:
     stop_requests: set[str] = field(default_factory=set)
     closed: bool = False
     states: dict[str, LaneState] = field(init=False)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         ordered: Sequence[Lane] = sorted(self.lanes, key=lambda lane: lane.kind is not Device.CUDA)
         self.states = {lane.name: LaneState(lane=lane, queue=asyncio.Queue(maxsize=lane.slots)) for lane in ordered}
+        self._idle.set()
 
     def enqueue(self, job: Job) -> None:
         """Let the job wait for a lane. If none of this service fits, it waits apart for a start with other lanes.
@@ -106,6 +109,22 @@ class Board:
             return False
         state.free -= 1
         return True
+
+    @contextmanager
+    def working(self, lane: str) -> Iterator[None]:
+        """A slot of the lane is busy with a job, from claiming it to writing down how its attempt ended."""
+        self.states[lane].working += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.states[lane].working -= 1
+            if not any(state.working for state in self.states.values()):
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no slot is busy."""
+        await self._idle.wait()
 
     def dispatch(self) -> None:
         if self.closed:

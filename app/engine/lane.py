@@ -35,18 +35,21 @@ class Slot:
         while True:
             await self._warm()
             job_id = await self._next()
-            if job_id is None:
+            # One that was picked in the moment in which the service was told to stop has not been begun.
+            if job_id is None or self._board.closed:
                 continue
-            self._lane.working += 1
-            try:
-                await self._attempt(job_id)
-            except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not stop the lane
-                self._lane.broken = f"{type(error).__name__}: {error}"
-                await self._clock.sleep(TROUBLE_PAUSE_S)
-                await self._give_back(job_id, _platform_fault(error))
-            finally:
-                self._board.forget(job_id)
-                self._lane.working -= 1
+            with self._board.working(self._lane.lane.name):
+                await self._serve(job_id)
+
+    async def _serve(self, job_id: str) -> None:
+        try:
+            await self._attempt(job_id)
+        except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not stop the lane
+            self._lane.broken = f"{type(error).__name__}: {error}"
+            await self._clock.sleep(TROUBLE_PAUSE_S)
+            await self._give_back(job_id, _platform_fault(error))
+        finally:
+            self._board.forget(job_id)
 
     async def _warm(self) -> None:
         while True:

@@ -46,6 +46,8 @@ class SimClock:
         return self._now
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake))
         await wake
@@ -170,7 +172,13 @@ class World:
     """``data`` outlives a world: a second one on the same folder is the service started again."""
 
     def __init__(
-        self, data: Path, *, lanes: str = "cpu=cpu", clock: SimClock | None = None, max_queued: int = 1000
+        self,
+        data: Path,
+        *,
+        lanes: str = "cpu=cpu",
+        clock: SimClock | None = None,
+        max_queued: int = 1000,
+        grace_s: float = 0.0,
     ) -> None:
         self.clock = clock or SimClock()
         self.data = data
@@ -181,6 +189,7 @@ class World:
         self.inspector = FakeInspector()
         self.pusher = FakePusher(self.clock)
         self.max_queued = max_queued
+        self.grace_s = grace_s
         self.fatal: list[BaseException] = []
 
     @asynccontextmanager
@@ -224,6 +233,7 @@ class World:
                 outbox=self.outbox,
                 clock=self.clock,
                 lease_s=15.0,
+                grace_s=self.grace_s,
                 on_fatal=self.fatal.append,
             )
             async with self.service.running():
