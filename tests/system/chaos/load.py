@@ -22,7 +22,7 @@ KINDS = {"honest": 8, "slow": 4, "raising": 2, "cancelled": 3, "repeated": 2}
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 CLIENTS = 3
 # More than run at once, so that the queue is never empty, and few enough that the end does not take long.
-MOST_UNENDED = 14
+MOST_UNENDED = 30
 _PAUSE_S = 0.1
 
 
