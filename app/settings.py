@@ -74,7 +74,9 @@ class Settings(BaseSettings):
         DEFAULT_MINIMUM,
         description="Layers of isolation without which nothing is run: `a,b/c` is a, and b or c; `none` is no demand.",
     )
-    grace_s: float = Field(10.0, ge=0, description="How long a stop waits for jobs that run; the rest runs again later.")
+    grace_s: float = Field(
+        10.0, ge=0, description="How long a stop waits for jobs that run; the rest runs again later."
+    )
     lease_s: float = Field(15.0, gt=0, description="How long another host waits for a silent holder of the store.")
     dynamodb_table: str = Field("bitlane-jobs", description="Name of the DynamoDB table.")
     dynamodb_create: bool = Field(False, description="Create the DynamoDB table if it is not there.")

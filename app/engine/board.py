@@ -21,17 +21,29 @@ _WEIGHT_OF_NEWEST = 0.2
 
 @dataclass(slots=True, eq=False)
 class LaneState:
-    """One lane now. ``queue`` holds job ids that were picked for a free slot and are being claimed."""
+    """One lane now. ``queue`` holds job ids that were picked for a free slot and are being claimed.
+
+    ``troubles`` says by slot why it cannot take jobs at present.
+    """
 
     lane: Lane
     queue: asyncio.Queue[str]
     free: int = 0
     working: int = 0
     ready: Ready | None = None
-    broken: str | None = None
+    troubles: dict[int, str] = field(default_factory=dict)
     run_s: float | None = None
     s_per_pixel: float | None = None
     processed: int = 0
+
+    @property
+    def trouble(self) -> str | None:
+        return next(iter(self.troubles.values()), None)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the lane is out of service: no slot of it can take a job."""
+        return len(self.troubles) == self.lane.slots
 
     def ran(self, seconds: float, report: Report | None) -> None:
         """Note how long an attempt took: waits and durations are estimated from moving averages."""
@@ -161,8 +173,13 @@ class Board:
         return len(self.waiting) + len(self.stranded)
 
     def wait_s(self, lane: str, ahead: int | None = None) -> float | None:
-        """How long a job with ``ahead`` jobs before it is likely to wait, None before the lane has run anything."""
+        """How long a job with ``ahead`` jobs before it is likely to wait.
+
+        None before the lane has run anything, and while it is out of service.
+        """
         state = self.states[lane]
+        if state.broken:
+            return None
         before = self.waiting.depth(lane) if ahead is None else ahead
         if state.free > 0 and before == 0:
             return 0.0

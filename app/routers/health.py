@@ -39,7 +39,7 @@ async def readyz(api: TheApi, verbose: Annotated[str | None, Query(max_length=8)
                 "minimum": jail.minimum,
             },
             "lanes": {
-                name: {"ok": state.broken is None, "state": lane_state(state), "reason": state.broken}
+                name: {"ok": not state.broken, "state": lane_state(state), "reason": state.trouble}
                 for name, state in api.board.states.items()
             },
             "delivery": _delivery_view(api),

@@ -31,7 +31,7 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
         "slots": lane.slots,
         "working": state.working,
         "state": lane_state(state),
-        "reason": state.broken,
+        "reason": state.trouble,
         "depth": api.board.waiting.depth(lane.name),
         "wait_s": api.board.wait_s(lane.name),
         "processed": state.processed,
@@ -41,7 +41,7 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
 
 def lane_state(state: LaneState) -> str:
     """``failed`` while no executor comes up, ``starting`` before the first did, else ``working`` or ``idle``."""
-    if state.broken is not None:
+    if state.broken:
         return "failed"
     if state.working:
         return "working"
