@@ -16,7 +16,9 @@ import httpx
 
 from tests.service import ENCODER, spec
 
-SLOW_ENCODER = ENCODER.replace("def encode(frames, ctx):\n", "import time\n\ndef encode(frames, ctx):\n    time.sleep(1)\n")
+SLOW_ENCODER = ENCODER.replace(
+    "def encode(frames, ctx):\n", "import time\n\ndef encode(frames, ctx):\n    time.sleep(1)\n"
+)
 RAISING_ENCODER = "def encode(frames, ctx):\n    raise ValueError('as it was meant to')\n"
 KINDS = {"honest": 8, "slow": 4, "raising": 2, "cancelled": 3, "repeated": 2}
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})

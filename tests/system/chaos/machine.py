@@ -18,6 +18,8 @@ from tests.system.chaos.stores import Backend
 from tests.system.chaos.tree import Process
 
 LANES = "cpu=cpu,gpu=cpu"
+# Short, so that a stop finds some jobs that end in it and some that have to be given back.
+GRACE_S = "0.5"
 # A machine that does other things as well is slow, but not this slow.
 PATIENCE_S = 120.0
 _TICK_S = 0.05
@@ -41,7 +43,7 @@ class Machine:
             folder / "data",
             lanes=LANES,
             options=(*backend.options, "--orchestrator", self.orchestrator.url),
-            env={**backend.env, "TMPDIR": str(self.temporary)},
+            env={**backend.env, "TMPDIR": str(self.temporary), "BITLANE_GRACE_S": GRACE_S},
         )
         self.kills: Counter[str] = Counter()
         self.stops = self.orchestrator_kills = 0

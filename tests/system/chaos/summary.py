@@ -64,19 +64,24 @@ def keep(summary: Summary) -> None:
 def table(kept: dict[str, Summary]) -> str:
     runs = list(kept.values())
     kills = sum((Counter(run.kills) for run in runs), Counter[str]())
-    told = ", ".join(f"{count} of the {part}" if part == "api" else f"{count} of a {part}" for part, count in kills.items())
-    told = told.replace("the api", "the API process").replace("a evaluator", "an evaluator")
-    told = told.replace("a store", "the DynamoDB server")
+    told = ", ".join(f"{count} {_PARTS[part]}" for part, count in kills.items())
     stores = " and ".join(f"{run.killed} with {_STORES[run.store]}" for run in runs)
     head = (
-        f"The last `make soak` killed {sum(run.killed for run in runs)} processes with SIGKILL at random instants while "
-        f"clients kept submitting ({stores}): {told}."
+        f"While clients kept submitting, the last `make soak` killed {kills.total()} processes with SIGKILL at random"
+        f" instants, {stores}: {told}."
     )
-    rows = [("What is promised", "How it is tested", "Seen in those runs"), ("---", "---", "---"), *_promises(runs)]
+    rows = [("What is promised", "How it is tested", "What was seen"), ("---", "---", "---"), *_promises(runs)]
     return head + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 _STORES = {"sqlite": "SQLite", "dynamodb": "DynamoDB"}
+_PARTS = {
+    "api": "times the API process",
+    "evaluator": "evaluators",
+    "jail": "jails",
+    "store": "times the DynamoDB server",
+    "zygote": "zygotes",
+}
 
 
 def _promises(runs: list[Summary]) -> list[tuple[str, str, str]]:
