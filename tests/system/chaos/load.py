@@ -61,7 +61,8 @@ class Book:
 
     def problem(self, what: str) -> None:
         with self.lock:
-            self.problems.append(what)
+            if what not in self.problems:
+                self.problems.append(what)
 
 
 class Load:
