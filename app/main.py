@@ -205,6 +205,7 @@ async def _start(
         outbox=outbox,
         clock=clock,
         lease_s=settings.lease_s,
+        grace_s=settings.grace_s,
         on_fatal=on_fatal,
     )
     await stack.enter_async_context(service.running())

@@ -14,6 +14,7 @@ import uvicorn
 
 from app.connection import PatientProtocol
 from app.domain.errors import PlatformError
+from app.engine.service import Service
 from app.main import create_app
 from app.settings import Settings
 
@@ -24,13 +25,31 @@ STOP_WITHIN_S = 10
 
 
 class _Server(uvicorn.Server):
-    """Tells the service at once that it is to stop: whoever waits for a job's end must not hold the stop up."""
+    """Answers until the service's grace period is over: whoever asks meanwhile hears that it stops, and how jobs are.
+
+    The first signal begins the grace period, a second one ends it.
+    """
+
+    _draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
         api = getattr(self.config.app.state, "api", None)
-        if api is not None:
-            asyncio.get_running_loop().call_soon_threadsafe(api.jobs.close, "the service is stopping")
+        if api is None or self.should_exit:
+            super().handle_exit(sig, frame)
+        else:
+            asyncio.get_running_loop().call_soon_threadsafe(self._stop, api.service, sig)
+
+    def _stop(self, service: Service, sig: int) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(service, sig))
+        else:
+            service.hurry()
+
+    async def _drain(self, service: Service, sig: int) -> None:
+        try:
+            await service.drain()
+        finally:
+            super().handle_exit(sig, None)
 
 
 def run(settings: Settings, *, fail: Callable[[str], None]) -> int:

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         64 * 1024 * 1024, ge=0, description="Free space under which no job is accepted: it is kept for results."
     )
     disk_warn_bytes: int = Field(GIB, ge=0, description="Free space under which `/readyz?verbose` warns.")
+    grace_s: float = Field(
+        10.0, ge=0, description="How long a stop waits for jobs that run; the rest runs again later."
+    )
     lease_s: float = Field(15.0, gt=0, description="How long another host waits for a silent holder of the store.")
     dynamodb_table: str = Field("bitlane-jobs", description="Name of the DynamoDB table.")
     dynamodb_create: bool = Field(False, description="Create the DynamoDB table if it is not there.")

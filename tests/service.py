@@ -80,10 +80,19 @@ class Bitlane:
             lanes,
             *options,
         ]
-        self._env = {**{k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")}, **(env or {})}
+        self._env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("BITLANE_")},
+            "BITLANE_GRACE_S": "0",
+            **(env or {}),
+        }
         shown = {} if key is None else {"authorization": f"Bearer {key}"}
         self.http = httpx.Client(base_url=self.url, timeout=70.0, trust_env=False, headers=shown)
         self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start it without waiting until it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
 
     def start(self) -> Bitlane:
         self.launch()
@@ -92,11 +101,6 @@ class Bitlane:
 
     def _ready(self) -> bool:
         return self.answers("/readyz")
-
-    def launch(self) -> None:
-        """Start the process and do not wait until it takes jobs."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
 
     def answers(self, path: str) -> bool:
         """Whether it says 200 there. Fails if the process has ended."""

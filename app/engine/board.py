@@ -6,7 +6,8 @@ All of it is volatile; a start-up rebuilds it from the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.domain.errors import InvalidSpec
@@ -21,7 +22,10 @@ _WEIGHT_OF_NEWEST = 0.2
 
 @dataclass(slots=True, eq=False)
 class LaneState:
-    """One lane now. ``queue`` holds job ids that were picked for a free slot and are being claimed."""
+    """One lane now. ``queue`` holds job ids that were picked for a free slot and are being claimed.
+
+    ``troubles`` says by slot why it cannot take jobs at present.
+    """
 
     lane: Lane
     queue: asyncio.Queue[str]
@@ -29,7 +33,7 @@ class LaneState:
     free: int = 0
     working: int = 0
     ready: Ready | None = None
-    broken: str | None = None
+    troubles: dict[int, str] = field(default_factory=dict)
     run_s: float | None = None
     s_per_pixel: float | None = None
     processed: int = 0
@@ -38,6 +42,15 @@ class LaneState:
     def takes(self) -> bool:
         """Whether a waiting job could start here now."""
         return self.free > 0 and self.mode is not LaneMode.PAUSED
+
+    @property
+    def trouble(self) -> str | None:
+        return next(iter(self.troubles.values()), None)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the lane is out of service: no slot of it can take a job."""
+        return len(self.troubles) == self.lane.slots
 
     def ran(self, seconds: float, report: Report | None) -> None:
         """Note how long an attempt took: waits and durations are estimated from moving averages."""
@@ -77,10 +90,12 @@ class Board:
     stop_requests: set[str] = field(default_factory=set)
     closed: bool = False
     states: dict[str, LaneState] = field(init=False)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         ordered: Sequence[Lane] = sorted(self.lanes, key=lambda lane: lane.kind is not Device.CUDA)
         self.states = {lane.name: LaneState(lane=lane, queue=asyncio.Queue(maxsize=lane.slots)) for lane in ordered}
+        self._idle.set()
 
     def enqueue(self, job: Job) -> None:
         """Let the job wait for a lane. If none of this service fits, it waits apart for a start with other lanes.
@@ -113,6 +128,22 @@ class Board:
             return False
         state.free -= 1
         return True
+
+    @contextmanager
+    def working(self, lane: str) -> Iterator[None]:
+        """A slot of the lane is busy with a job, from claiming it to writing down how its attempt ended."""
+        self.states[lane].working += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.states[lane].working -= 1
+            if not any(state.working for state in self.states.values()):
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no slot is busy."""
+        await self._idle.wait()
 
     def dispatch(self) -> None:
         if self.closed:
@@ -152,7 +183,7 @@ class Board:
     def open_lanes(self) -> frozenset[str]:
         """The lanes that take whatever job fits them."""
         return frozenset(
-            name for name, state in self.states.items() if state.mode is LaneMode.OPEN and state.broken is None
+            name for name, state in self.states.items() if state.mode is LaneMode.OPEN and not state.broken
         )
 
     def of_client(self, client: str) -> int:
@@ -165,8 +196,13 @@ class Board:
         return len(self.waiting) + len(self.stranded)
 
     def wait_s(self, lane: str, ahead: int | None = None) -> float | None:
-        """How long a job with ``ahead`` jobs before it is likely to wait, None before the lane has run anything."""
+        """How long a job with ``ahead`` jobs before it is likely to wait.
+
+        None before the lane has run anything, and while it is out of service.
+        """
         state = self.states[lane]
+        if state.broken:
+            return None
         before = self.waiting.depth(lane) if ahead is None else ahead
         if state.free > 0 and before == 0:
             return 0.0

@@ -15,6 +15,7 @@ from app.ports import Blobs, Clock, Executor, Outcome, Progress, Ready, Succeede
 
 STORE_PAUSE_S = 1.0
 TROUBLE_PAUSE_S = 2.0
+MOST_PAUSE_S = 30.0
 
 
 class Slot:
@@ -46,28 +47,37 @@ class Slot:
         while True:
             await self._warm()
             job_id = await self._next()
-            if job_id is None:
+            # One that was picked in the moment in which the service was told to stop has not been begun.
+            if job_id is None or self._board.closed:
                 continue
-            self._lane.working += 1
-            try:
-                await self._attempt(job_id)
-            except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not stop the lane
-                self._lane.broken = f"{type(error).__name__}: {error}"
-                await self._clock.sleep(TROUBLE_PAUSE_S)
-                await self._give_back(job_id, _platform_fault(error))
-            finally:
-                self._board.forget(job_id)
-                self._lane.working -= 1
+            with self._board.working(self._lane.lane.name):
+                await self._serve(job_id)
+
+    async def _serve(self, job_id: str) -> None:
+        try:
+            await self._attempt(job_id)
+        except Exception as error:  # noqa: BLE001 - a bug that one job brings out must not stop the lane
+            self._lane.troubles[self._number] = f"{type(error).__name__}: {error}"
+            await self._clock.sleep(TROUBLE_PAUSE_S)
+            await self._give_back(job_id, _platform_fault(error))
+        finally:
+            self._board.forget(job_id)
 
     async def _warm(self) -> None:
+        """However often it takes: a slot that cannot be used comes back by itself once it can.
+
+        The pauses get longer, since each try to start an evaluator takes seconds of a core from the other lanes.
+        """
+        pause_s = TROUBLE_PAUSE_S
         while True:
             try:
                 self._lane.ready = await self._executor.warm()
             except PlatformError as error:
-                self._lane.broken = str(error)
-                await self._clock.sleep(TROUBLE_PAUSE_S)
+                self._lane.troubles[self._number] = str(error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, MOST_PAUSE_S)
             else:
-                self._lane.broken = None
+                self._lane.troubles.pop(self._number, None)
                 return
 
     async def _next(self) -> str | None:

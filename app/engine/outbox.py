@@ -65,6 +65,11 @@ class _Target:
         del self.due[job_id]
         return job_id
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way, or about to be."""
+        return self.under_way > 0 or (bool(self.due) and not self.refusals)
+
     def ready_at(self) -> float | None:
         """When the next delivery may go, None if nothing waits or enough is under way."""
         while self.order and self.due.get(self.order[0][1]) != self.order[0][0]:
@@ -107,6 +112,7 @@ class Outbox:
         self._jitter = jitter
         self._targets: dict[str, _Target] = {}
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
 
     def schedule(self, job_id: str, target: str, at: float) -> None:
         """The job's delivery is due at ``at``, whatever was said before."""
@@ -121,6 +127,12 @@ class Outbox:
     @property
     def waiting(self) -> int:
         return sum(len(target.due) + target.under_way for target in self._targets.values())
+
+    async def settled(self) -> None:
+        """Return once there is nothing to send but to targets that refuse."""
+        while any(target.busy for target in self._targets.values()):
+            self._settled.clear()
+            await self._settled.wait()
 
     def refusing(self) -> dict[str, Trouble]:
         """The targets whose last try failed, by name."""
@@ -172,6 +184,7 @@ class Outbox:
             await jobs.apply_surely(job_id, Pushed(at=now, answer=answer, jitter=self._jitter()))
         finally:
             target.under_way -= 1
+            self._settled.set()
             self._wake.set()
 
     async def _push(self, name: str, job: Job) -> Answer:

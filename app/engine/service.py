@@ -17,13 +17,15 @@ from app.ports import Blobs, Clock, Executor, Lease, Store
 
 # Once the store is back, jobs are taken again soon.
 AWAY_PAUSE_S = 1.0
+STOPPING = "the service is stopping"
 
 
 class Service:
     """``executors`` has one executor for each slot of each lane; ``lease`` is held while the service runs.
 
     ``lease_s`` is how long another host waits for a silent holder; the heartbeat comes three times as often, and a
-    holder whose heartbeat has failed for that long accepts nothing more. ``on_fatal`` hears of what ends the service.
+    holder whose heartbeat has failed for that long accepts nothing more. ``grace_s`` is how long a stop waits for jobs
+    that run. ``on_fatal`` hears of what ends the service.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Service:
         outbox: Outbox,
         clock: Clock,
         lease_s: float,
+        grace_s: float,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self.jobs = jobs
@@ -50,6 +53,8 @@ class Service:
         self._executors = executors
         self._clock = clock
         self._lease_s = lease_s
+        self._grace_s = grace_s
+        self._hurried = asyncio.Event()
         self._on_fatal = on_fatal
         self._slots = [
             Slot(
@@ -84,8 +89,9 @@ class Service:
                 self.jobs.open()
                 try:
                     yield
+                    await self.drain()
                 finally:
-                    self.jobs.close("the service is stopping")
+                    self.jobs.close(STOPPING)
                     for task in tasks:
                         # A group that aborts has cancelled its tasks; once more would disturb how they end.
                         if not task.cancelling():
@@ -93,6 +99,31 @@ class Service:
         finally:
             stops = (executor.stop() for of_lane in self._executors.values() for executor in of_lane)
             await asyncio.gather(self.endings.close(), *stops, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Take and begin no job any more, and return once those that run have ended and their results are delivered.
+
+        It takes no longer than the grace period, and not that long once it is hurried. What still runs then is given
+        back when the context of ``running`` ends.
+        """
+        self.jobs.close(STOPPING)
+        enough = [self._quiet(), self._hurried.wait(), self._clock.sleep(self._grace_s)]
+        tasks = [asyncio.ensure_future(one) for one in enough]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # There is one grace period, however often a stop is asked for.
+            self.hurry()
+            for task in tasks:
+                task.cancel()
+
+    def hurry(self) -> None:
+        """End the grace period at once."""
+        self._hurried.set()
+
+    async def _quiet(self) -> None:
+        await self.board.idle()
+        await self.outbox.settled()
 
     def _tasks(self) -> list[Callable[[], Coroutine[None, None, None]]]:
         return [*(slot.consume for slot in self._slots), self._deliver, self._beat, self.endings.run]

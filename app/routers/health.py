@@ -94,7 +94,12 @@ async def _checks(api: Api, troubles: dict[str, str | None]) -> dict[str, Any]:
         "spool": _spool_view(api),
         "jail": {**_check(jail.refusal), "layers": list(jail.layers), "minimum": jail.minimum},
         "lanes": {
-            name: {**_check(state.broken), "state": lane_state(state), "jail": lane_jail(state)}
+            name: {
+                "ok": not state.broken,
+                "reason": state.trouble,
+                "state": lane_state(state),
+                "jail": lane_jail(state),
+            }
             for name, state in api.board.states.items()
         },
         "delivery": _delivery_view(api),

@@ -41,7 +41,7 @@ def _lane_view(api: Api, state: LaneState) -> dict[str, Any]:
         "working": state.working,
         "state": lane_state(state),
         "mode": state.mode.value,
-        "reason": state.broken,
+        "reason": state.trouble,
         "depth": api.board.waiting.depth(lane.name),
         "wait_s": api.board.wait_s(lane.name),
         "processed": state.processed,
@@ -55,9 +55,9 @@ def lane_jail(state: LaneState) -> list[str]:
 
 
 def lane_state(state: LaneState) -> str:
-    """``failed`` while no executor comes up, ``paused`` where an operator wants it, ``starting`` before the first
-    executor came up, else ``working`` or ``idle``. A lane that is being drained works until there is nothing left."""
-    if state.broken is not None:
+    """``failed`` while no slot of it can take a job, ``paused`` where an operator wants it, ``starting`` before the
+    first executor came up, else ``working`` or ``idle``. A lane that is drained works until there is nothing left."""
+    if state.broken:
         return "failed"
     if state.mode is LaneMode.PAUSED:
         return "paused"

@@ -265,6 +265,18 @@ class ErrorOut(BaseModel):
     log_tail: str | None
 
 
+class AttemptOut(BaseModel):
+    """One try. ``ended`` says how it ended (finished, broke, released, orphaned, stopped), null while it runs."""
+
+    number: int
+    lane: str
+    device_name: str
+    started_at: str
+    ended_at: str | None
+    ended: str | None
+    reason: str | None
+
+
 class JobOut(BaseModel):
     """The job resource."""
 
@@ -283,6 +295,7 @@ class JobOut(BaseModel):
     labels: dict[str, str]
     queue_position: int | None
     attempt: int
+    attempts: list[AttemptOut]
     created_at: str
     started_at: str | None
     finished_at: str | None

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from app.domain.job import Fault, Job, StateEvent, Status
+from app.domain.job import Attempt, Fault, Job, StateEvent, Status
 from app.engine.board import Board
 from app.routers.models import rfc3339
 
@@ -42,6 +42,7 @@ def job_view(job: Job, board: Board) -> dict[str, Any]:
         "labels": job.spec.labels,
         "queue_position": queue_position(job, board),
         "attempt": job.attempt,
+        "attempts": [attempt_view(attempt) for attempt in job.attempts],
         "created_at": rfc3339(job.created_at),
         "started_at": rfc3339(job.started_at),
         "finished_at": rfc3339(job.finished_at),
@@ -70,6 +71,18 @@ def event_view(event: StateEvent) -> dict[str, Any]:
         "attempt": event.attempt,
         "actor": event.actor,
         "reason": event.reason,
+    }
+
+
+def attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "lane": attempt.lane,
+        "device_name": attempt.device_name,
+        "started_at": rfc3339(attempt.started_at),
+        "ended_at": rfc3339(attempt.ended_at),
+        "ended": attempt.ended,
+        "reason": attempt.reason,
     }
 
 

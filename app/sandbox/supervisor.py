@@ -84,7 +84,8 @@ class Supervisor:
         if self._link is None or not self._link.alive:
             self.start()
         assert self._link is not None
-        if self._link.await_ready() and "scratch_tmpfs" not in self._link.layers:
+        if self._link.await_ready():
+            # Also where this zygote's jails mount theirs: an earlier service may have had to do without.
             scratch.sweep(self._scratch_root)
         lacking = missing(self._minimum, self._link.layers)
         if lacking:

@@ -169,7 +169,7 @@ async def test_a_slot_that_cannot_warm_up_burns_no_retries(tmp_path):
         job = await world.submit()
         await world.until(lambda: job.id in world.executor().running, skip=True)
         assert (await world.jobs.get(job.id)).attempt == 1
-        assert world.board.states["cpu"].broken is None
+        assert not world.board.states["cpu"].broken
 
 
 async def test_a_stop_gives_running_jobs_back_and_the_next_start_runs_them(tmp_path):
@@ -412,7 +412,7 @@ async def test_an_executor_that_dies_while_idle_costs_no_retry(world):
     await world.until(lambda: world.board.states["cpu"].free == 1)
     world.executor().cold = [lost(), lost()]
     world.executor().death.set()
-    await world.until(lambda: world.board.states["cpu"].broken is not None)
+    await world.until(lambda: world.board.states["cpu"].broken)
     job = await world.submit()
     await world.until(lambda: job.id in world.executor().running, skip=True)
     assert (await world.jobs.get(job.id)).attempt == 1

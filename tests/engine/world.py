@@ -49,6 +49,8 @@ class SimClock:
         return self._now
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake))
         await wake
@@ -218,7 +220,13 @@ class World:
     """``data`` outlives a world: a second one on the same folder is the service started again."""
 
     def __init__(
-        self, data: Path, *, lanes: str = "cpu=cpu", clock: SimClock | None = None, bounds: Bounds | None = None
+        self,
+        data: Path,
+        *,
+        lanes: str = "cpu=cpu",
+        clock: SimClock | None = None,
+        bounds: Bounds | None = None,
+        grace_s: float = 0.0,
     ) -> None:
         self.clock = clock or SimClock()
         self.data = data
@@ -229,6 +237,7 @@ class World:
         self.inspector = FakeInspector()
         self.pusher = FakePusher(self.clock)
         self.bounds = bounds or Bounds()
+        self.grace_s = grace_s
         self.fatal: list[BaseException] = []
 
     @asynccontextmanager
@@ -275,6 +284,7 @@ class World:
                 outbox=self.outbox,
                 clock=self.clock,
                 lease_s=15.0,
+                grace_s=self.grace_s,
                 on_fatal=self.fatal.append,
             )
             async with self.service.running():

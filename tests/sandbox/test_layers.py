@@ -139,6 +139,47 @@ def test_a_minimum_is_parts_that_each_need_one_of_several() -> None:
         offer.missing("sealing", [])
 
 
+# The first process of a PID namespace cannot kill itself, so it ends at once.
+KILLED_ONCE = """
+import os, sys
+from app.sandbox import offer
+marks = sys.argv[1]
+def killed_once(name, trial):
+    def tried(*given):
+        mark = os.path.join(marks, name)
+        if not os.path.exists(mark):
+            os.mkdir(mark)
+            os._exit(9)
+        trial(*given)
+    return tried
+if len(sys.argv) > 2:
+    offer._TRIALS = {name: killed_once(name, trial) for name, trial in offer._TRIALS.items()}
+offer.main()
+"""
+
+
+def test_a_trial_that_is_killed_does_not_weaken_the_jail(tmp_path: Path) -> None:
+    def offered(*options: str) -> str:
+        command = [sys.executable, "-c", KILLED_ONCE, str(tmp_path), *options]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+
+    assert offered("killed") == offered()
+    assert list(tmp_path.iterdir()), "no trial was killed"
+
+
+@pytest.mark.parametrize("without", [(), offer.SEPARATED])
+def test_scratches_of_a_service_that_is_gone_are_removed(tmp_path: Path, without: tuple[str, ...]) -> None:
+    left = tmp_path / "bitlane-jail-1-1-left"
+    left.mkdir()
+    (left / "file").touch()
+    supervisor = Supervisor(without=without, scratch_root=str(tmp_path))
+    try:
+        supervisor.warm()
+        assert not left.exists()
+    finally:
+        supervisor.close()
+
+
 def test_a_layer_that_fails_in_a_jail_breaks_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is never skipped in silence. Here the scratch is taken away."""
     supervisor = Supervisor(without=offer.SEPARATED)

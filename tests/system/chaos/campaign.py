@@ -1,0 +1,123 @@
+"""One campaign: load, kills at random instants, the end, the verdict."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.sandbox import syscalls
+from tests.system.chaos import stores, verdict
+from tests.system.chaos.load import Book, Load
+from tests.system.chaos.machine import PATIENCE_S, Machine
+from tests.system.chaos.summary import Summary
+
+WEIGHTS = {"api": 6, "evaluator": 5, "zygote": 3, "jail": 6}
+STORE_WEIGHT = 4
+_STOPS, _ORCHESTRATOR_KILLS, _WHATEVER_IS_THERE = 0.05, 0.1, 0.5
+_MOST_PAUSE_S = 1.2
+_WORK_WITHIN_S = 30.0
+_END_WITHIN_S = 300.0
+_SHARED = Path("/dev/shm")
+_SYSTEM_V = Path("/proc/sysvipc/shm")
+_DATA = {"bitlane.db", "bitlane.lock", "blobs"}
+
+
+def run(*, store: str, kills: int, seed: int, folder: Path, tell: Callable[[str], None]) -> Summary:
+    # Whatever loses its parent comes to this process, where it is found.
+    syscalls.set_child_subreaper()
+    summary = Summary(store=store, seed=seed)
+    draw = random.Random(f"{seed} {store}")
+    backend = stores.make(store, folder)
+    os.environ.update(backend.env)
+    before = _shared_memory()
+    machine = Machine(folder, backend, draw)
+    book = Book()
+    load = Load(machine.service.url, book, seed)
+    begun = time.monotonic()
+    try:
+        machine.start()
+        load.start()
+        _kill(machine, draw, kills, book, tell)
+        load.end()
+        _finish(machine, book, tell)
+        load.close()
+        machine.end()
+        left = [*_left(machine), *_shared_memory_left(before)]
+        _judge(summary, machine, book, left)
+    finally:
+        load.close()
+        machine.close()
+    summary.seconds = round(time.monotonic() - begun, 1)
+    return summary
+
+
+def _kill(machine: Machine, draw: random.Random, kills: int, book: Book, tell: Callable[[str], None]) -> None:
+    weights = {**WEIGHTS, **({} if machine.backend.pid() is None else {"store": STORE_WEIGHT})}
+    while (done := sum(machine.kills.values())) < kills:
+        _wait(machine, draw)
+        if draw.random() < _ORCHESTRATOR_KILLS:
+            machine.strike_orchestrator()
+        if draw.random() < _STOPS:
+            machine.stop()
+        else:
+            machine.strike(draw.choices(list(weights), list(weights.values()))[0])
+        if done % 10 == 0:
+            tell(f"{done} of {kills} killed, {len(book.accepted)} accepted, {len(book.ended)} ended")
+
+
+def _wait(machine: Machine, draw: random.Random) -> None:
+    """Half of the kills hit whatever is there, a start that has hardly begun included; half hit when jobs run."""
+    if draw.random() < _WHATEVER_IS_THERE:
+        time.sleep(draw.choice([0.0, draw.uniform(0.0, _MOST_PAUSE_S)]))
+        return
+    deadline = time.monotonic() + _WORK_WITHIN_S
+    while not machine.working() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(draw.uniform(0.0, _MOST_PAUSE_S))
+
+
+def _finish(machine: Machine, book: Book, tell: Callable[[str], None]) -> None:
+    """A last stop in the middle of things; what is open after it has ended and is delivered, or is stuck."""
+    machine.settle()
+    machine.stop()
+    machine.settle()
+    deadline = time.monotonic() + _END_WITHIN_S
+    while (book.unended() or machine.undelivered()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    tell(f"{len(book.ended)} of {len(book.accepted)} ended, {machine.undelivered()} not delivered")
+
+
+def _left(machine: Machine) -> list[str]:
+    deadline = time.monotonic() + PATIENCE_S
+    while machine.survivors() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes = [f"process {process} is left" for process in machine.survivors()]
+    files = [f"temporary file {path} is left" for path in machine.temporary.rglob("*")]
+    kept = [f"{path} is left" for path in machine.service.data.iterdir() if path.name not in _DATA]
+    return [*processes, *files, *kept]
+
+
+def _shared_memory() -> set[str]:
+    segments = [line.split()[1] for line in _SYSTEM_V.read_text().splitlines()[1:]] if _SYSTEM_V.exists() else []
+    return {path.name for path in _SHARED.iterdir()} | {f"segment {number}" for number in segments}
+
+
+def _shared_memory_left(before: set[str]) -> list[str]:
+    """What others on this machine make is gone again after a while."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (new := _shared_memory() - before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return [f"shared memory {name} is left" for name in new]
+
+
+def _judge(summary: Summary, machine: Machine, book: Book, left: list[str]) -> None:
+    jobs = machine.backend.jobs(machine.service.data)
+    left += verdict.blobs(machine.service.data, jobs)
+    summary.kills = dict(sorted(machine.kills.items()))
+    summary.stops, summary.orchestrator_kills = machine.stops, machine.orchestrator_kills
+    summary.left_behind = len(left)
+    summary.problems += [*machine.problems, *machine.backend.problems(machine.service.data), *left]
+    verdict.judge(summary, book, jobs, machine.orchestrator.accepted())
