@@ -29,7 +29,7 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "A submission would be refused."}})
 async def readyz(request: Request, verbose: Annotated[str | None, Query(max_length=8)] = None) -> JSONResponse:
-    """503 only when a submission would be refused; with ``verbose`` each dependency by name. Within 3 s."""
+    """503 only when a submission would be refused; ``verbose`` names each dependency. It answers whatever hangs."""
     api = running_api(request)
     if api is None:
         reason = waits_for(request)
