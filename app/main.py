@@ -167,7 +167,7 @@ async def _start(
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
     targets = settings.push_targets
-    room = Room(FolderDisk(data), clock, reserve_bytes=settings.disk_reserve_bytes, warn_bytes=settings.disk_warn_bytes)
+    room = _room(settings, data, clock)
     board = Board(lanes=settings.lane_list)
     switches = Switches(board=board, modes=LaneModeFile(data))
     await switches.restore()
@@ -247,6 +247,11 @@ def _data_folder(settings: Settings) -> Path:
     except OSError as error:
         raise refusal(error, f"the data folder {data} cannot be used") from error
     return data
+
+
+def _room(settings: Settings, data: Path, clock: Clock) -> Room:
+    disk, reserve_bytes, warn_bytes = FolderDisk(data), settings.disk_reserve_bytes, settings.disk_warn_bytes
+    return Room(disk, clock, reserve_bytes=reserve_bytes, warn_bytes=warn_bytes)
 
 
 def _outbox(settings: Settings, stack: AsyncExitStack, clock: Clock) -> Outbox:

@@ -107,9 +107,9 @@ class FileSpool:
 
 
 def _read(path: Path) -> Spooled | None:
-    """None for what a put of ours did not write."""
+    """None for what a put of ours did not write, or what the disk does not give back."""
     try:
         record = _RECORD.validate_json(path.read_bytes())
-    except ValidationError:
+    except (ValidationError, OSError):
         return None
     return Spooled(job_id=record.job_id, event=record.event)

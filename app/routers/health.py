@@ -33,9 +33,9 @@ async def livez() -> dict[str, str]:
 async def readyz(
     request: Request, caller: Anyone, verbose: Annotated[str | None, Query(max_length=8)] = None
 ) -> JSONResponse:
-    """503 only when a submission would be refused; with ``verbose`` (for those who may read) each dependency by name.
+    """503 only when a submission would be refused; ``verbose`` names each dependency, to those who may read.
 
-    Within 3 s.
+    It answers whatever hangs.
     """
     told = verbose is not None and verbose not in ("0", "false") and bool(needs(Scope.READ)(caller))
     api = running_api(request)

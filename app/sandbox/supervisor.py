@@ -173,7 +173,9 @@ class Supervisor:
             log_tail=call.tail.text(),
         )
 
-    def _drive(self, call: Call, request: Request, output_fd: int) -> tuple[dict[str, Any], float, float, float]:
+    def _drive(
+        self, call: Call, request: Request, output_fd: int
+    ) -> tuple[dict[str, Any], float, float, float]:
         """Load, setup, go, done: the last answer, and the seconds of each phase."""
         call.await_confined(self._device)
         with memory.holding(request.code.encode(), "code") as code_fd:

@@ -47,7 +47,7 @@ def in_encode(body: str) -> str:
 
 def answering(message: str) -> str:
     """A statement by which an encoder answers the service itself, with the question's token; ``message`` is JSON."""
-    token = f'{message[:-1]}, "token": "%s"}}'
+    token = f"{message[:-1]}, \"token\": \"%s\"}}"
     return (
         "import os, sys; _at = sys._getframe()\n"
         "while 'token' not in _at.f_locals.get('message', {}): _at = _at.f_back\n"

@@ -64,20 +64,14 @@ _FORKS = (
     _fork("fork-call", "start a process by the call fork", "syscall('fork')"),
     _fork("clone-call", "start a process by the call clone", "syscall('clone', 17, 0, 0, 0, 0)"),
     _fork("clone3-call", "start a process by the call clone3", _CLONE3),
-    _fork(
-        "clone-user-namespace",
-        "start a process with powers of its own",
-        "syscall('clone', 17 | 0x10000000, 0, 0, 0, 0)",
-    ),
+    _fork("clone-user-namespace", "start a process with powers of its own",
+          "syscall('clone', 17 | 0x10000000, 0, 0, 0, 0)"),
     _fork("fork-terminal", "start a process with a terminal", "os.forkpty()[0]"),
     # mov eax, 58; syscall; test eax, eax; jnz +9; mov eax, 60; xor edi, edi; syscall; ret
     _by_code("vfork-call", "start a process by the call vfork", "b83a0000000f0585c07509b83c00000031ff0f05c3"),
     # mov eax, 2; int 0x80; test eax, eax; jnz +9; mov eax, 1; xor ebx, ebx; int 0x80; ret  (rbx is kept)
-    _by_code(
-        "int80-fork",
-        "start a process by the 32-bit entry, where 2 is fork",
-        "53b802000000cd8085c07509b80100000031dbcd805bc3",
-    ),
+    _by_code("int80-fork", "start a process by the 32-bit entry, where 2 is fork",
+             "53b802000000cd8085c07509b80100000031dbcd805bc3"),
     _by_code("int80-call", "make any call by the 32-bit entry", "b814000000cd80c3", "pid"),
     # mov eax, 0x40000027; syscall; ret
     _by_code("x32-call", "make a call by its x32 number", "b8270000400f05c3", "pid"),
@@ -115,12 +109,8 @@ _FORKS = (
 )
 
 _EXECS = (
-    _exec(
-        "exec-shell",
-        "become a shell",
-        'def attack(ctx): os.execv("/bin/sh", ["sh", "-c", "echo shell-$((6*7)) >&2"])',
-        "shell-42",
-    ),
+    _exec("exec-shell", "become a shell",
+          'def attack(ctx): os.execv("/bin/sh", ["sh", "-c", "echo shell-$((6*7)) >&2"])', "shell-42"),
     _exec(
         "exec-python",
         "become a fresh interpreter",
@@ -206,12 +196,8 @@ def _daemon(name: str, goal: str, end: str, during: str = "pass") -> Attack:
 _DAEMONS = (
     _daemon("daemon", "leave a process behind that goes on after the call", "return None"),
     _daemon("daemon-after-crash", "leave a process behind by crashing", "os.abort()"),
-    _daemon(
-        "daemon-ignoring",
-        "leave a process behind that ignores every signal",
-        "return None",
-        "[signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 13, 15)]",
-    ),
+    _daemon("daemon-ignoring", "leave a process behind that ignores every signal", "return None",
+            "[signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 13, 15)]"),
     Attack(
         name="daemon-restless",
         group="children",

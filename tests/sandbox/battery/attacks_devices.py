@@ -37,32 +37,20 @@ def _rewrites(name: str, goal: str, path: str) -> Attack:
 
 
 _READ = (
-    _probe(
-        "read-disk",
-        "read the disk past all file systems",
-        """
+    _probe("read-disk", "read the disk past all file systems", """
         def attack(ctx):
             return f"{len(os.read(os.open(@disk@, os.O_RDONLY), 4096))} bytes of @disk_number@"
-        """,
-    ),
-    _probe(
-        "make-disk",
-        "make a device file for the disk and read that",
-        """
+        """),
+    _probe("make-disk", "make a device file for the disk and read that", """
         def attack(ctx):
             os.mknod("disk", 0o060600, @disk_number@)
             return f"{len(os.read(os.open('disk', os.O_RDONLY), 4096))} bytes"
-        """,
-    ),
-    _probe(
-        "make-memory",
-        "make a device file for the kernel's messages and open that",
-        """
+        """),
+    _probe("make-memory", "make a device file for the kernel's messages and open that", """
         def attack(ctx):
             os.mknod("kmsg", 0o020600, os.makedev(1, 11))
             return f"descriptor {os.open('kmsg', os.O_RDONLY | os.O_NONBLOCK)}"
-        """,
-    ),
+        """),
     _opens("read-kmsg", "read the kernel's messages", '"/dev/kmsg"', 8000),
     _opens("read-memory-device", "read the machine's memory", '"/dev/mem"'),
     _opens("read-kcore", "read the kernel's memory", '"/proc/kcore"'),
@@ -73,26 +61,14 @@ _READ = (
     _opens("read-pagemap-of-machine", "read which memory is used for what", '"/proc/kpageflags"'),
     _opens("read-timers", "see the timers of every process", '"/proc/timer_list"'),
     _opens("read-partitions", "see the machine's disks", '"/proc/partitions"'),
-    _probe(
-        "read-sys-kernel",
-        "look into the kernel's settings",
-        'def attack(ctx): return " ".join(os.listdir("/sys/kernel"))',
-    ),
-    _probe(
-        "read-sys-block",
-        "see the machine's disks in /sys",
-        'def attack(ctx): return " ".join(os.listdir("/sys/block"))',
-    ),
-    _probe(
-        "read-sys-cgroup",
-        "see the machine's control groups",
-        'def attack(ctx): return " ".join(os.listdir("/sys/fs/cgroup"))',
-    ),
-    _probe(
-        "read-sysctl",
-        "read the kernel's settings",
-        'def attack(ctx): return open("/proc/sys/kernel/core_pattern").read()',
-    ),
+    _probe("read-sys-kernel", "look into the kernel's settings",
+           'def attack(ctx): return " ".join(os.listdir("/sys/kernel"))'),
+    _probe("read-sys-block", "see the machine's disks in /sys",
+           'def attack(ctx): return " ".join(os.listdir("/sys/block"))'),
+    _probe("read-sys-cgroup", "see the machine's control groups",
+           'def attack(ctx): return " ".join(os.listdir("/sys/fs/cgroup"))'),
+    _probe("read-sysctl", "read the kernel's settings",
+           'def attack(ctx): return open("/proc/sys/kernel/core_pattern").read()'),
     _probe(
         "open-devices",
         "open any device that is more than a source of zeros or noise",
@@ -136,11 +112,8 @@ _WRITE = (
     _rewrites("write-core-pattern", "have the kernel run a program at the next crash", "/proc/sys/kernel/core_pattern"),
     _rewrites("write-own-oom-score", "be spared when memory runs out", "/proc/self/oom_score_adj"),
     _rewrites("write-sys", "change the kernel's settings in /sys", "/sys/kernel/mm/transparent_hugepage/enabled"),
-    _probe(
-        "open-sysrq",
-        "get at the key combination that restarts the machine",
-        'def attack(ctx): return "descriptor %d" % os.open("/proc/sysrq-trigger", os.O_WRONLY)',
-    ),
+    _probe("open-sysrq", "get at the key combination that restarts the machine",
+           'def attack(ctx): return "descriptor %d" % os.open("/proc/sysrq-trigger", os.O_WRONLY)'),
     _probe(
         "cgroup-move",
         "leave the control group that limits the process",

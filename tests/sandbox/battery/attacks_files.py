@@ -77,9 +77,8 @@ _READS = (
 )
 
 _DETOURS = (
-    _secret(
-        "by-dots", "read the secret by a relative path", 'def attack(ctx): return open("../" * 30 + @secret@).read()'
-    ),
+    _secret("by-dots", "read the secret by a relative path",
+            'def attack(ctx): return open("../" * 30 + @secret@).read()'),
     _secret(
         "by-proc-root",
         "read the secret through the root folder's link",
@@ -198,9 +197,8 @@ _CHANGES = (
     _change("rename-file", "rename a file", 'os.rename(T + "renamed", T + "new")'),
     _change("link-file", "give a file a second name", 'os.link(T + "linked", T + "new")'),
     _change("tag-file", "set an extended attribute", 'os.setxattr(T + "tagged", "user.bl", b"x")'),
-    _change(
-        "write-by-proc-root", "write by way of /proc/self/root", 'open("/proc/self/root" + T + "new", "w").write("x")'
-    ),
+    _change("write-by-proc-root", "write by way of /proc/self/root",
+            'open("/proc/self/root" + T + "new", "w").write("x")'),
     _change("map-file", "change a file through a shared map", 'mmap.mmap(os.open(T + "written", 2), 8)[:1] = b"x"'),
     _change("rename-out", "move a file out of the scratch folder", 'open("x", "w").close(); os.rename("x", T + "new")'),
     _change("link-out", "link a scratch file to a place outside", 'open("x", "w").close(); os.link("x", T + "new")'),

@@ -23,17 +23,11 @@ _ZEROS = "b'\\0' * 128"
 _CALLS = (
     _made("io-uring", "have the kernel make calls past every filter", f"'io_uring_setup', 4, {_ZEROS}"),
     _reached("bpf", "load a program into the kernel", "'bpf', 9999, b'\\0' * 128, 128"),
-    _made(
-        "bpf-map",
-        "make a map for programs in the kernel",
-        "'bpf', 0, struct.pack('5I', 2, 4, 4, 1, 0).ljust(128, b'\\0'), 128",
-    ),
+    _made("bpf-map", "make a map for programs in the kernel",
+          "'bpf', 0, struct.pack('5I', 2, 4, 4, 1, 0).ljust(128, b'\\0'), 128"),
     _made("userfaultfd", "stop the kernel at a page of one's own", "'userfaultfd', 0o2000000 | 1"),
-    _made(
-        "perf-event",
-        "measure the machine's caches and clocks",
-        "'perf_event_open', struct.pack('IIQ', 1, 128, 0).ljust(128, b'\\0'), 0, -1, -1, 0",
-    ),
+    _made("perf-event", "measure the machine's caches and clocks",
+          "'perf_event_open', struct.pack('IIQ', 1, 128, 0).ljust(128, b'\\0'), 0, -1, -1, 0"),
     _reached("add-key", "keep a key in the kernel after the call", "'add_key', b'user', b'bl', b'x', 1, -2"),
     _reached("request-key", "ask for the service's keys", "'request_key', b'user', b'bl-none', 0, 0"),
     _reached("keyctl", "read the service's key rings", "'keyctl', 0, -3, 0, 0, 0"),
@@ -65,46 +59,30 @@ _CALLS = (
             return "real-time"
         """,
     ),
-    _probe(
-        "lower-niceness",
-        "run before others of the same user",
-        """
+    _probe("lower-niceness", "run before others of the same user", """
         def attack(ctx):
             os.setpriority(os.PRIO_PROCESS, 0, -5)
             return "niceness -5"
-        """,
-    ),
-    _probe(
-        "async-io",
-        "have the kernel start threads for input and output",
-        """
+        """),
+    _probe("async-io", "have the kernel start threads for input and output", """
         def attack(ctx):
             context = ctypes.c_ulong(0)
             syscall(206, 128, ctypes.byref(context))
             return f"context {context.value:x}"
-        """,
-    ),
-    _probe(
-        "lock-memory",
-        "keep memory from being taken back",
-        """
+        """),
+    _probe("lock-memory", "keep memory from being taken back", """
         def attack(ctx):
             syscall("mlockall", 2)
             syscall("munlockall")
             return "locked"
-        """,
-    ),
-    _probe(
-        "seccomp-listener",
-        "put a filter of one's own in the way",
-        """
+        """),
+    _probe("seccomp-listener", "put a filter of one's own in the way", """
         def attack(ctx):
             program = struct.pack("HBBI", 6, 0, 0, 0x7FFF0000)
             held = ctypes.create_string_buffer(program, 8)
             about = struct.pack("HxxxxxxQ", 1, ctypes.addressof(held))
             return "listener %d" % syscall(317, 1, 8, about)
-        """,
-    ),
+        """),
 )
 
 _SYSTEM = (

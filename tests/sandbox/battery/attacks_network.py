@@ -39,18 +39,10 @@ _MADE = (
 _CONNECT = "def attack(ctx): socket.create_connection(({host}, {port}), timeout=1)"
 
 _REACHED = (
-    _reaching(
-        "connect-tcp",
-        "connect to a server on this machine",
-        _CONNECT.format(host='"127.0.0.1"', port="@tcp_port@"),
-        "tcp",
-    ),
-    _reaching(
-        "connect-tcp6",
-        "connect to a server on this machine by IPv6",
-        _CONNECT.format(host='"::1"', port="@tcp_six_port@"),
-        "tcp_six",
-    ),
+    _reaching("connect-tcp", "connect to a server on this machine",
+              _CONNECT.format(host='"127.0.0.1"', port="@tcp_port@"), "tcp"),
+    _reaching("connect-tcp6", "connect to a server on this machine by IPv6",
+              _CONNECT.format(host='"::1"', port="@tcp_six_port@"), "tcp_six"),
     _reaching(
         "connect-fastopen",
         "connect with the first packet, without a call to connect",
@@ -71,18 +63,10 @@ _REACHED = (
         """,
         "udp",
     ),
-    _reaching(
-        "connect-unix",
-        "connect to a server by its path",
-        "def attack(ctx): socket.socket(socket.AF_UNIX).connect(@unix_path@)",
-        "unix",
-    ),
-    _reaching(
-        "connect-abstract",
-        "connect to a server by its abstract name",
-        "def attack(ctx): socket.socket(socket.AF_UNIX).connect(@abstract_name@)",
-        "abstract",
-    ),
+    _reaching("connect-unix", "connect to a server by its path",
+              "def attack(ctx): socket.socket(socket.AF_UNIX).connect(@unix_path@)", "unix"),
+    _reaching("connect-abstract", "connect to a server by its abstract name",
+              "def attack(ctx): socket.socket(socket.AF_UNIX).connect(@abstract_name@)", "abstract"),
     _reaching(
         "connect-by-job-socket",
         "turn the job's own socket to another server",
@@ -111,23 +95,12 @@ _REACHED = (
         """,
     ),
     _probe("resolve-name", "resolve a name", 'def attack(ctx): return str(socket.getaddrinfo("localhost", 80)[0][4])'),
-    _probe(
-        "list-cards",
-        "list the machine's network cards",
-        "def attack(ctx): return ' '.join(name for _, name in socket.if_nameindex())",
-    ),
-    _probe(
-        "list-connections",
-        "see who is connected to whom",
-        'def attack(ctx): return open("/proc/net/tcp").read()',
-        "tcp_port_hex",
-    ),
-    _probe(
-        "list-unix-sockets",
-        "see the UNIX sockets of all programs",
-        'def attack(ctx): return open("/proc/net/unix").read()',
-        "unix_path",
-    ),
+    _probe("list-cards", "list the machine's network cards",
+           "def attack(ctx): return ' '.join(name for _, name in socket.if_nameindex())"),
+    _probe("list-connections", "see who is connected to whom",
+           'def attack(ctx): return open("/proc/net/tcp").read()', "tcp_port_hex"),
+    _probe("list-unix-sockets", "see the UNIX sockets of all programs",
+           'def attack(ctx): return open("/proc/net/unix").read()', "unix_path"),
 )
 
 _SHARED = (
@@ -168,22 +141,14 @@ _SHARED = (
         """,
         "messages_content",
     ),
-    _probe(
-        "message-queue-make",
-        "make a queue that outlives the call",
-        """
+    _probe("message-queue-make", "make a queue that outlives the call", """
         def attack(ctx):
             number = syscall("msgget", 0, 0o1600)
             _libc.msgctl(number, 0, None)
             return f"queue {number}"
-        """,
-    ),
-    _reaching(
-        "semaphore",
-        "take another program's semaphore",
-        'def attack(ctx): syscall("semop", @semaphore_id@, struct.pack("HhH", 0, -1, 0o4000), 1)',
-        "ipc",
-    ),
+        """),
+    _reaching("semaphore", "take another program's semaphore",
+              'def attack(ctx): syscall("semop", @semaphore_id@, struct.pack("HhH", 0, -1, 0o4000), 1)', "ipc"),
     _probe(
         "posix-queue-read",
         "take a message from another program's POSIX queue",
@@ -196,12 +161,8 @@ _SHARED = (
         """,
         "queue_content",
     ),
-    _probe(
-        "list-shm",
-        "see other programs' shared segments",
-        'def attack(ctx): return open("/proc/sysvipc/shm").read()',
-        "shared_id",
-    ),
+    _probe("list-shm", "see other programs' shared segments",
+           'def attack(ctx): return open("/proc/sysvipc/shm").read()', "shared_id"),
 )
 
 ATTACKS = (*_MADE, *_REACHED, *_SHARED)

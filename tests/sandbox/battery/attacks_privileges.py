@@ -59,33 +59,20 @@ _MOUNTS = (
                 syscall("umount2", where, 2)
         """,
     ),
-    _probe(
-        "mount-by-descriptor",
-        "prepare a file system by the newer calls",
-        'def attack(ctx): return "descriptor %d" % syscall("fsopen", b"tmpfs", 0)',
-    ),
-    _probe(
-        "open-tree",
-        "take a copy of the host's folders",
-        'def attack(ctx): return "descriptor %d" % syscall("open_tree", -100, b"/", 1)',
-    ),
-    _reached(
-        "mount-setattr",
-        "make a read-only folder writable",
-        "'mount_setattr', -100, b'/nonexistent', 0, b'\\0' * 32, 32",
-    ),
+    _probe("mount-by-descriptor", "prepare a file system by the newer calls",
+           'def attack(ctx): return "descriptor %d" % syscall("fsopen", b"tmpfs", 0)'),
+    _probe("open-tree", "take a copy of the host's folders",
+           'def attack(ctx): return "descriptor %d" % syscall("open_tree", -100, b"/", 1)'),
+    _reached("mount-setattr", "make a read-only folder writable",
+             "'mount_setattr', -100, b'/nonexistent', 0, b'\\0' * 32, 32"),
     _reached("umount", "take away what hides the host's folders", "'umount2', b'/nonexistent', 2"),
     _reached("remount", "make a read-only folder writable", "'mount', 0, b'/nonexistent', 0, 32 | 4096, 0"),
     _reached("pivot-root", "change the root of the whole namespace", "'pivot_root', b'/nonexistent', b'/nonexistent'"),
-    _probe(
-        "chroot",
-        "change the root of the process",
-        """
+    _probe("chroot", "change the root of the process", """
         def attack(ctx):
             os.chroot(".")
             return "changed"
-        """,
-    ),
+        """),
     _probe(
         "chroot-escape",
         "climb out of the root by a folder that is outside of a new one",
@@ -113,21 +100,12 @@ _NAMESPACES = (
             return f"uid {os.getuid()}"
         """,
     ),
-    _probe(
-        "unshare-mounts",
-        "have mounts of one's own",
-        'def attack(ctx): return "answered %d" % syscall("unshare", 0x20000)',
-    ),
-    _probe(
-        "unshare-network",
-        "have a network of one's own",
-        'def attack(ctx): return "answered %d" % syscall("unshare", 0x40000000)',
-    ),
-    _probe(
-        "unshare-cgroup",
-        "have control groups of one's own",
-        'def attack(ctx): return "answered %d" % syscall("unshare", 0x2000000)',
-    ),
+    _probe("unshare-mounts", "have mounts of one's own",
+           'def attack(ctx): return "answered %d" % syscall("unshare", 0x20000)'),
+    _probe("unshare-network", "have a network of one's own",
+           'def attack(ctx): return "answered %d" % syscall("unshare", 0x40000000)'),
+    _probe("unshare-cgroup", "have control groups of one's own",
+           'def attack(ctx): return "answered %d" % syscall("unshare", 0x2000000)'),
     *(
         _probe(
             f"enter-{kind}",
@@ -155,33 +133,21 @@ _NAMESPACES = (
 )
 
 _POWERS = (
-    _probe(
-        "become-root",
-        "become root again",
-        """
+    _probe("become-root", "become root again", """
         def attack(ctx):
             os.setresuid(0, 0, 0)
             return f"uid {os.getuid()}"
-        """,
-    ),
-    _probe(
-        "become-root-group",
-        "join root's group again",
-        """
+        """),
+    _probe("become-root-group", "join root's group again", """
         def attack(ctx):
             os.setgroups([0])
             return f"groups {os.getgroups()}"
-        """,
-    ),
-    _probe(
-        "become-another",
-        "become the user of other programs",
-        """
+        """),
+    _probe("become-another", "become the user of other programs", """
         def attack(ctx):
             os.setresuid(12345, 12345, 12345)
             return f"uid {os.getuid()}"
-        """,
-    ),
+        """),
     _probe(
         "keep-capabilities",
         "hold any capability",
@@ -206,37 +172,25 @@ def attack(ctx):
             return f"capabilities {wanted:x}"
         """,
     ),
-    _probe(
-        "outlive-parent",
-        "live on when the service ends",
-        """
+    _probe("outlive-parent", "live on when the service ends", """
         def attack(ctx):
             _libc.prctl(1, 0, 0, 0, 0)
             held = ctypes.c_int(-1)
             _libc.prctl(2, ctypes.byref(held), 0, 0, 0)
             return "no signal at the parent's death" if held.value == 0 else None
-        """,
-    ),
-    _probe(
-        "no-filter",
-        "be without a filter of calls, or take it off",
-        _STATUS
-        + """
+        """),
+    _probe("no-filter", "be without a filter of calls, or take it off",
+           _STATUS + """
 def attack(ctx):
     _libc.prctl(22, 0, 0, 0, 0)
     return "no filter" if status("Seccomp") == "0" else None
-""",
-    ),
-    _probe(
-        "new-privileges",
-        "be able to gain privileges by a program that grants them",
-        _STATUS
-        + """
+"""),
+    _probe("new-privileges", "be able to gain privileges by a program that grants them",
+           _STATUS + """
 def attack(ctx):
     _libc.prctl(38, 0, 0, 0, 0)
     return "they can be gained" if status("NoNewPrivs") == "0" else None
-""",
-    ),
+"""),
     _probe("ptrace-me", "be traced by the parent", 'def attack(ctx): return reached("ptrace", 0, 0, 0, 0)'),
     *(
         _probe(

@@ -63,9 +63,8 @@ _LOOKS = (
         _line('return open("/proc/@victim_pid@/cmdline").read()'),
         "victim_name",
     ),
-    _probe(
-        "read-maps", "read another process's memory map", _line('return open("/proc/@victim_pid@/maps").read(2000)')
-    ),
+    _probe("read-maps", "read another process's memory map",
+           _line('return open("/proc/@victim_pid@/maps").read(2000)')),
     _probe(
         "read-memory",
         "read another process's memory",
@@ -135,14 +134,10 @@ _LOOKS = (
         """,
         "victim_fd_content",
     ),
-    _probe(
-        "pidfd-open", "get hold of another process", _line('return "pidfd %d" % syscall("pidfd_open", @victim_pid@, 0)')
-    ),
-    _probe(
-        "kcmp",
-        "compare kernel objects of another process",
-        _line('return "kcmp %d" % syscall("kcmp", os.getpid(), @victim_pid@, 1, 0, 0)'),
-    ),
+    _probe("pidfd-open", "get hold of another process",
+           _line('return "pidfd %d" % syscall("pidfd_open", @victim_pid@, 0)')),
+    _probe("kcmp", "compare kernel objects of another process",
+           _line('return "kcmp %d" % syscall("kcmp", os.getpid(), @victim_pid@, 1, 0, 0)')),
     _probe(
         "get-robust-list",
         "learn an address in another process",
@@ -153,11 +148,8 @@ _LOOKS = (
             return f"{head.value:x}"
         """,
     ),
-    _probe(
-        "move-pages",
-        "move another process's memory about",
-        _line('return "answered %d" % syscall("move_pages", @victim_pid@, 0, 0, 0, 0, 0)'),
-    ),
+    _probe("move-pages", "move another process's memory about",
+           _line('return "answered %d" % syscall("move_pages", @victim_pid@, 0, 0, 0, 0, 0)')),
     _probe(
         "process-madvise",
         "give advice on another process's memory",
@@ -177,9 +169,8 @@ _LOOKS = (
             return f"counter {syscall('perf_event_open', attributes, @victim_pid@, -1, -1, 0)}"
         """,
     ),
-    _probe(
-        "zygote-memory", "read the zygote's memory map", _line('return open(f"/proc/{os.getppid()}/maps").read(2000)')
-    ),
+    _probe("zygote-memory", "read the zygote's memory map",
+           _line('return open(f"/proc/{os.getppid()}/maps").read(2000)')),
     _probe(
         "zygote-channel",
         "take the zygote's own channel to the service",
@@ -220,27 +211,17 @@ _CHANGES = (
                 memory.write(b"over")
         """,
     ),
-    _harm(
-        "prlimit",
-        "change another process's limits",
-        _line("resource.prlimit(@victim_pid@, resource.RLIMIT_NOFILE, (64, 64))"),
-    ),
+    _harm("prlimit", "change another process's limits",
+          _line("resource.prlimit(@victim_pid@, resource.RLIMIT_NOFILE, (64, 64))")),
     _harm("renice", "change another process's priority", _line("os.setpriority(os.PRIO_PROCESS, @victim_pid@, 7)")),
     _harm("renice-group", "change a process group's priority", _line("os.setpriority(os.PRIO_PGRP, @victim_pid@, 7)")),
     _harm("affinity", "bind another process to one core", _line("os.sched_setaffinity(@victim_pid@, {0})")),
-    _harm(
-        "scheduler",
-        "let another process run only when all others rest",
-        _line("os.sched_setscheduler(@victim_pid@, os.SCHED_IDLE, os.sched_param(0))"),
-    ),
-    _harm(
-        "ioprio", "starve another process's input and output", _line('syscall("ioprio_set", 1, @victim_pid@, 3 << 13)')
-    ),
-    _harm(
-        "oom-score-of-other",
-        "have the kernel prefer to kill another process",
-        _line('open("/proc/@victim_pid@/oom_score_adj", "w").write("900")'),
-    ),
+    _harm("scheduler", "let another process run only when all others rest",
+          _line("os.sched_setscheduler(@victim_pid@, os.SCHED_IDLE, os.sched_param(0))")),
+    _harm("ioprio", "starve another process's input and output",
+          _line('syscall("ioprio_set", 1, @victim_pid@, 3 << 13)')),
+    _harm("oom-score-of-other", "have the kernel prefer to kill another process",
+          _line('open("/proc/@victim_pid@/oom_score_adj", "w").write("900")')),
 )
 
 _SIGNALS = (
@@ -249,28 +230,16 @@ _SIGNALS = (
     _harm("kill-kill", "kill another process", _line("os.kill(@victim_pid@, signal.SIGKILL)")),
     _harm("kill-group", "end another process group", _line("os.killpg(@victim_pid@, signal.SIGTERM)")),
     _harm("tkill", "end a thread of another process", _line('syscall("tkill", @victim_pid@, 15)')),
-    _harm(
-        "tgkill", "end a thread of another process group", _line('syscall("tgkill", @victim_pid@, @victim_pid@, 15)')
-    ),
-    _harm(
-        "sigqueue",
-        "queue a signal to another process",
-        "def attack(ctx):\n    number = 15\n"
-        + _SIGNAL_INFO
-        + '    syscall("rt_sigqueueinfo", @victim_pid@, number, info)\n',
-    ),
-    _harm(
-        "tgsigqueue",
-        "queue a signal to a thread of another process",
-        "def attack(ctx):\n    number = 15\n"
-        + _SIGNAL_INFO
-        + '    syscall("rt_tgsigqueueinfo", @victim_pid@, @victim_pid@, number, info)\n',
-    ),
-    _harm(
-        "pidfd-signal",
-        "end another process by its pidfd",
-        _line('syscall("pidfd_send_signal", syscall("pidfd_open", @victim_pid@, 0), 15, 0, 0)'),
-    ),
+    _harm("tgkill", "end a thread of another process group",
+          _line('syscall("tgkill", @victim_pid@, @victim_pid@, 15)')),
+    _harm("sigqueue", "queue a signal to another process",
+          "def attack(ctx):\n    number = 15\n" + _SIGNAL_INFO
+          + '    syscall("rt_sigqueueinfo", @victim_pid@, number, info)\n'),
+    _harm("tgsigqueue", "queue a signal to a thread of another process",
+          "def attack(ctx):\n    number = 15\n" + _SIGNAL_INFO
+          + '    syscall("rt_tgsigqueueinfo", @victim_pid@, @victim_pid@, number, info)\n'),
+    _harm("pidfd-signal", "end another process by its pidfd",
+          _line('syscall("pidfd_send_signal", syscall("pidfd_open", @victim_pid@, 0), 15, 0, 0)')),
     _harm(
         "async-signal",
         "have a pipe send a signal to another process",
@@ -287,23 +256,16 @@ _SIGNALS = (
     # Signal 0 only asks: whoever could be asked could be killed. A real one to all would end the whole machine.
     _probe("kill-everybody", "reach every process with one signal", _line('os.kill(-1, 0); return "reachable"')),
     _probe("kill-service", "reach the service", _line('os.kill(@service_pid@, 0); return "reachable"')),
-    _probe(
-        "kill-parent-group",
-        "reach the service's process group",
-        _line('os.killpg(os.getpgid(@service_pid@), 0); return "reachable"'),
-    ),
-    _probe(
-        "kill-zygote",
-        "end the zygote, on which all calls depend",
-        """
+    _probe("kill-parent-group", "reach the service's process group",
+           _line('os.killpg(os.getpgid(@service_pid@), 0); return "reachable"')),
+    _probe("kill-zygote", "end the zygote, on which all calls depend", """
         def attack(ctx):
             parent = os.getppid()
             if parent > 1:
                 os.kill(parent, signal.SIGKILL)
                 time.sleep(2)
             raise ProcessLookupError("no parent to be seen")
-        """,
-    ),
+        """),
 )
 
 ATTACKS = (*_LOOKS, *_CHANGES, *_SIGNALS)

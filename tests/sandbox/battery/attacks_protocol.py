@@ -40,22 +40,16 @@ _PACKETS = (
     _packet("packet-huge", "have the service read a message of 150 kB", "b'{\"op\": \"' + b'x' * 150_000 + b'\"}'"),
     _packet("packet-nested", "exhaust the stack of the service's parser", "b'[' * 60_000"),
     _packet("packet-nested-maps", "exhaust the stack with maps", "b'{\"a\":' * 12_000"),
-    _packet("packet-half", "have the service wait for the rest of a message", 'b\'{"op": "done", "byt\''),
-    _packet(
-        "packet-number",
-        "have the service turn 60,000 digits into a number",
-        "b'{\"op\": \"done\", \"bytes\": ' + b'9' * 60_000 + b'}'",
-    ),
-    _packet("packet-infinite", "have the service calculate with infinity", 'b\'{"op": "done", "bytes": Infinity}\''),
-    _packet(
-        "packet-overflow", "have the service calculate with infinity in disguise", 'b\'{"op": "done", "bytes": 1e999}\''
-    ),
+    _packet("packet-half", "have the service wait for the rest of a message", "b'{\"op\": \"done\", \"byt'"),
+    _packet("packet-number", "have the service turn 60,000 digits into a number",
+            "b'{\"op\": \"done\", \"bytes\": ' + b'9' * 60_000 + b'}'"),
+    _packet("packet-infinite", "have the service calculate with infinity",
+            "b'{\"op\": \"done\", \"bytes\": Infinity}'"),
+    _packet("packet-overflow", "have the service calculate with infinity in disguise",
+            "b'{\"op\": \"done\", \"bytes\": 1e999}'"),
     _packet("packet-list", "send a message of another kind", "b'[\"done\"]'"),
-    _packet(
-        "packet-keys",
-        "send the same key many times, the last one wrong",
-        "b'{' + b'\"op\": \"done\",' * 4000 + b'\"op\": 3}'",
-    ),
+    _packet("packet-keys", "send the same key many times, the last one wrong",
+            "b'{' + b'\"op\": \"done\",' * 4000 + b'\"op\": 3}'"),
     _answer("answer-other", "answer another question", "{'op': 'confined'}"),
     _answer("answer-unhashable", "answer with a list in place of a word", "{'op': ['done']}"),
     _answer("answer-broken", "claim that the jail could not be made", "{'op': 'broken', 'message': 'x'}"),
@@ -63,24 +57,15 @@ _PACKETS = (
     _answer("size-too-large", "have the service read past the output", "{'op': 'done', 'bytes': 1 << 40}"),
     _answer("size-boolean", "claim a size that is no number", "{'op': 'done', 'bytes': True}"),
     _answer("size-missing", "claim no size", "{'op': 'done'}"),
-    _answer(
-        "told-nested",
-        "have the service keep a deep tree of values",
-        "{'op': 'done', 'bytes': 0, 'self_reported': [[[]]]}",
-    ),
-    _answer(
-        "told-many",
-        "have the service keep 3000 values",
-        "{'op': 'done', 'bytes': 0, 'self_reported': {f'k{i}': i for i in range(3000)}}",
-    ),
+    _answer("told-nested", "have the service keep a deep tree of values",
+            "{'op': 'done', 'bytes': 0, 'self_reported': [[[]]]}"),
+    _answer("told-many", "have the service keep 3000 values",
+            "{'op': 'done', 'bytes': 0, 'self_reported': {f'k{i}': i for i in range(3000)}}"),
     _answer("fault-of-service", "blame the service", "{'op': 'failed', 'error_type': 'worker_lost', 'message': 'x'}"),
     _answer("fault-unknown", "fail in a way that nobody knows", "{'op': 'failed', 'error_type': 'x', 'message': 'x'}"),
     _answer("fault-unhashable", "fail in a way that is no word", "{'op': 'failed', 'error_type': [], 'message': 'x'}"),
-    _answer(
-        "fault-message",
-        "give a message that is no text",
-        "{'op': 'failed', 'error_type': 'exception', 'message': {'a': 1}}",
-    ),
+    _answer("fault-message", "give a message that is no text",
+            "{'op': 'failed', 'error_type': 'exception', 'message': {'a': 1}}"),
 )
 
 _FIND = """
@@ -227,76 +212,49 @@ def attack(ctx):
         """,
         _OR_REFUSED,
     ),
-    _sends(
-        "channel-closed",
-        "close the channel and go on",
-        """
+    _sends("channel-closed", "close the channel and go on", """
         def attack(ctx):
             delivered()
             os.close(3)
             time.sleep(3)
-        """,
-    ),
-    _sends(
-        "channel-replaced",
-        "put something else in the channel's place",
-        """
+        """),
+    _sends("channel-replaced", "put something else in the channel's place", """
         def attack(ctx):
             delivered()
             os.dup2(0, 3)
             time.sleep(3)
-        """,
-    ),
-    _sends(
-        "channel-shut",
-        "shut the channel down and go on",
-        """
+        """),
+    _sends("channel-shut", "shut the channel down and go on", """
         def attack(ctx):
             delivered()
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=3).shutdown(socket.SHUT_RDWR)
             time.sleep(3)
-        """,
-        _OR_REFUSED,
-    ),
-    _sends(
-        "channel-half-shut",
-        "shut the channel for what the service sends",
-        """
+        """, _OR_REFUSED),
+    _sends("channel-half-shut", "shut the channel for what the service sends", """
         def attack(ctx):
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(3)).shutdown(socket.SHUT_RD)
             return "delivered"
-        """,
-        _OR_REFUSED | {"done"},
-    ),
-    _sends(
-        "logs-closed",
-        "close the pipes that the service reads",
-        """
+        """, _OR_REFUSED | {"done"}),
+    _sends("logs-closed", "close the pipes that the service reads", """
         def attack(ctx):
             delivered()
             os.close(1)
             os.close(2)
             return "delivered"
-        """,
-        frozenset({"done"}),
-    ),
-    _sends(
-        "channel-deaf",
-        "never read what the service sends",
-        """
+        """, frozenset({"done"})),
+    _sends("channel-deaf", "never read what the service sends", """
         def attack(ctx):
             delivered()
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(3))
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             return "delivered"
-        """,
-        frozenset({"done", "exception"}),
-    ),
+        """, frozenset({"done", "exception"})),
 )
 
-
 def _memory(name: str, goal: str, code: str) -> Attack:
-    return Attack(name=name, group="protocol", goal=goal, code=_FIND + code, control_code=_UNSEALED + code)
+    return Attack(
+        name=name, group="protocol", goal=goal, code=_FIND + code, control_code=_UNSEALED + code
+    )
 
 
 _WORKING = (
@@ -329,42 +287,26 @@ def _worked_on(outcome: Outcome, control: bool) -> str | None:
 
 
 _SHARED = (
-    _memory(
-        "output-cut",
-        "cut the output, so that the service faults when it reads",
-        """
+    _memory("output-cut", "cut the output, so that the service faults when it reads", """
 def attack(ctx):
     os.ftruncate(output(), 0)
     return "cut"
-""",
-    ),
-    _memory(
-        "output-grown",
-        "make the output larger than was agreed",
-        """
+"""),
+    _memory("output-grown", "make the output larger than was agreed", """
 def attack(ctx):
     os.ftruncate(output(), 1 << 24)
     return "grown"
-""",
-    ),
-    _memory(
-        "output-sealed",
-        "keep the service from writing to its own memory",
-        """
+"""),
+    _memory("output-sealed", "keep the service from writing to its own memory", """
 def attack(ctx):
     fcntl.fcntl(output(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
     return "sealed"
-""",
-    ),
-    _memory(
-        "output-overrun",
-        "write behind the end of the output",
-        """
+"""),
+    _memory("output-overrun", "write behind the end of the output", """
 def attack(ctx):
     os.pwrite(output(), b"x", 1 << 30)
     return "overrun"
-""",
-    ),
+"""),
     Attack(
         name="input-rewritten",
         group="protocol",

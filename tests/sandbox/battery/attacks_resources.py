@@ -421,21 +421,14 @@ def attack(ctx):
 """
 
 _ENDLESS = (
-    _loop(
-        "loop",
-        "run for ever",
-        """
+    _loop("loop", "run for ever", """
         def attack(ctx):
             end = time.monotonic() + 2.5
             while time.monotonic() < end:
                 pass
             return "ran on"
-        """,
-    ),
-    _loop(
-        "loop-without-signals",
-        "run for ever with every signal blocked and ignored",
-        """
+        """),
+    _loop("loop-without-signals", "run for ever with every signal blocked and ignored", """
         def attack(ctx):
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 try:
@@ -447,17 +440,10 @@ _ENDLESS = (
             while time.monotonic() < end:
                 pass
             return "ran on"
-        """,
-    ),
-    _loop(
-        "loop-under-lock",
-        "run for ever without letting any other thread of the process run",
-        "def attack(ctx):\n    ctypes.PyDLL(None).usleep(2_500_000)\n    return 'ran on'\n",
-    ),
-    _loop(
-        "loop-of-threads",
-        "run for ever on all cores",
-        """
+        """),
+    _loop("loop-under-lock", "run for ever without letting any other thread of the process run",
+          "def attack(ctx):\n    ctypes.PyDLL(None).usleep(2_500_000)\n    return 'ran on'\n"),
+    _loop("loop-of-threads", "run for ever on all cores", """
         def attack(ctx):
             import torch
             torch.set_num_threads(8)
@@ -465,23 +451,15 @@ _ENDLESS = (
             while time.monotonic() < end:
                 one @ one
             return "ran on"
-        """,
-    ),
-    _loop(
-        "loop-at-import",
-        "run for ever before the call",
-        """
+        """),
+    _loop("loop-at-import", "run for ever before the call", """
         _end = time.monotonic() + 2.5
         while time.monotonic() < _end:
             pass
         def attack(ctx):
             return "ran on"
-        """,
-    ),
-    _loop(
-        "loop-of-alarms",
-        "flood oneself with signals",
-        """
+        """),
+    _loop("loop-of-alarms", "flood oneself with signals", """
         def attack(ctx):
             signal.signal(signal.SIGALRM, lambda *_: None)
             signal.setitimer(signal.ITIMER_REAL, 1e-5, 1e-5)
@@ -489,12 +467,8 @@ _ENDLESS = (
             while time.monotonic() < end:
                 pass
             return "ran on"
-        """,
-    ),
-    _loop(
-        "loop-at-exit",
-        "run for ever when asked to stop",
-        """
+        """),
+    _loop("loop-at-exit", "run for ever when asked to stop", """
         import atexit
         class Last:
             def __del__(self):
@@ -503,8 +477,7 @@ _ENDLESS = (
             atexit.register(time.sleep, 2.5)
             Last()
             return "ran on"
-        """,
-    ),
+        """),
     _loop("stop-oneself", "stop, so that nothing ever ends", _STOPPED),
 )
 
