@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,7 +72,9 @@ def table(kept: dict[str, Summary]) -> str:
         f" instants, {stores}: {told}."
     )
     rows = [("What is promised", "How it is tested", "What was seen"), ("---", "---", "---"), *_promises(runs)]
-    return head + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (
+        textwrap.fill(head, 120, break_on_hyphens=False) + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    )
 
 
 _STORES = {"sqlite": "SQLite", "dynamodb": "DynamoDB"}
@@ -103,9 +106,10 @@ def _promises(runs: list[Summary]) -> list[tuple[str, str, str]]:
             f" the orchestrator killed {total('orchestrator_kills')} times",
         ),
         (
-            "The result is the submission's own: no kill changes it.",
-            "Codecs that are honest, slow, raising or cancelled must end as such. Two exceptions are counted: a job"
-            " whose jail was killed from outside says `signalled`; one that lost three evaluators says `worker_lost`.",
+            "A kill makes no result wrong.",
+            "Codecs that are honest, slow, raising or cancelled must end as such. Counted apart: a job whose jail was"
+            " killed while its code ran, which no one can tell from code that kills itself, and one that lost its"
+            " evaluator or zygote three times.",
             f"{total('wrong')} wrong; {total('jails_lost')} `signalled`, {total('out_of_retries')} `worker_lost`",
         ),
         (
@@ -113,6 +117,11 @@ def _promises(runs: list[Summary]) -> list[tuple[str, str, str]]:
             "The attempts of every stored job.",
             f"{total('attempts')} attempts: {', '.join(f'{n} {how}' for how, n in sorted(ended.items()))};"
             f" at most {max((run.most_attempts for run in runs), default=0)} for one job",
+        ),
+        (
+            "A stop (SIGTERM) lets running jobs end for a while, gives back the rest, and costs no retry.",
+            "Stops among the kills; `tests/system/test_stop.py`.",
+            f"{total('stops')} stops, {ended['released']} attempts given back",
         ),
         (
             "Nothing is left behind.",
