@@ -16,7 +16,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 def write_whole(path: Path, data: bytes, temporary: Path) -> None:
     """Write the file by way of the folder ``temporary``, on the same file system. Durable once its folder is synced."""
     temporary.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=temporary)
+    descriptor, name = tempfile.mkstemp(dir=temporary, prefix=".tmp-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -27,6 +27,16 @@ def write_whole(path: Path, data: bytes, temporary: Path) -> None:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Give a small file new content, durably: who reads it sees the old or the new. Raises ``StoreUnavailable``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, data, path.parent)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refusal(error, f"{path} cannot be written") from error
 
 
 def sweep(temporary: Path) -> None:

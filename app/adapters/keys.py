@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.adapters import json_file
+from app.adapters.files import replace_whole
 from app.domain.access import ApiKey
 from app.domain.errors import NotFound, StoreUnavailable
 
@@ -72,7 +72,7 @@ class KeyFile:
         return revoked
 
     def _write(self, keys: dict[str, ApiKey]) -> None:
-        json_file.replace(self.path, _KEYS.dump_json(keys, indent=1))
+        replace_whole(self.path, _KEYS.dump_json(keys, indent=1))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -100,5 +100,5 @@ def session_secret(data: Path) -> str:
             pass
         except (OSError, ValueError) as error:
             raise StoreUnavailable(f"{path} cannot be read: {error}") from error
-        json_file.replace(path, secrets.token_urlsafe(32).encode())
+        replace_whole(path, secrets.token_urlsafe(32).encode())
     raise StoreUnavailable(f"{path} does not keep what is written to it")

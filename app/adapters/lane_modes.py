@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.adapters import json_file
+from app.adapters.files import replace_whole
 from app.domain.errors import StoreUnavailable
 from app.domain.lanes import LaneMode
 
@@ -33,4 +33,4 @@ class LaneModeFile:
             raise StoreUnavailable(f"{self.path} cannot be read: remove it to have every lane open") from error
 
     async def save(self, modes: Mapping[str, LaneMode]) -> None:
-        await asyncio.to_thread(json_file.replace, self.path, _MODES.dump_json(dict(modes)))
+        await asyncio.to_thread(replace_whole, self.path, _MODES.dump_json(dict(modes)))
