@@ -29,7 +29,10 @@ _LOOKS = (
         def attack(ctx):
             names = []
             for pid in filter(str.isdigit, os.listdir("/proc")):
-                names.append(open(f"/proc/{pid}/comm").read().strip())
+                try:
+                    names.append(open(f"/proc/{pid}/comm").read().strip())
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # it has ended meanwhile
             return " ".join(names)
         """,
         "victim_name",
