@@ -20,6 +20,8 @@ _STOPS, _ORCHESTRATOR_KILLS, _WHATEVER_IS_THERE = 0.05, 0.1, 0.5
 _MOST_PAUSE_S = 1.2
 _WORK_WITHIN_S = 30.0
 _END_WITHIN_S = 300.0
+_DELIVERED_WITHIN_S = 8.0
+_MOST_UNENDED = 30
 _SHARED = Path("/dev/shm")
 _SYSTEM_V = Path("/proc/sysvipc/shm")
 _DATA = {"bitlane.db", "bitlane.lock", "blobs"}
@@ -35,7 +37,8 @@ def run(*, store: str, kills: int, seed: int, folder: Path, tell: Callable[[str]
     before = _shared_memory()
     machine = Machine(folder, backend, draw)
     book = Book()
-    load = Load(machine.service.url, book, seed)
+    # A short campaign should not spend most of its time on what is left to run after the last kill.
+    load = Load(machine.service.url, book, seed, most_unended=min(_MOST_UNENDED, 2 * kills))
     begun = time.monotonic()
     try:
         machine.start()
@@ -80,14 +83,22 @@ def _wait(machine: Machine, draw: random.Random) -> None:
 
 
 def _finish(machine: Machine, book: Book, tell: Callable[[str], None]) -> None:
-    """A last stop in the middle of things; what is open after it has ended and is delivered, or is stuck."""
+    """What has not ended and is not delivered after a long time without kills is stuck."""
     machine.settle()
-    machine.stop()
-    machine.settle()
-    deadline = time.monotonic() + _END_WITHIN_S
-    while (book.unended() or machine.undelivered()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    _until(lambda: not book.unended(), _END_WITHIN_S)
+    if not _until(lambda: not machine.undelivered(), _DELIVERED_WITHIN_S):
+        # Deliveries that were refused wait for minutes; a start makes them due.
+        machine.stop()
+        machine.settle()
+        _until(lambda: not machine.undelivered(), _END_WITHIN_S)
     tell(f"{len(book.ended)} of {len(book.accepted)} ended, {machine.undelivered()} not delivered")
+
+
+def _until(condition: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not (held := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return held
 
 
 def _left(machine: Machine) -> list[str]:

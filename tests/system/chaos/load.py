@@ -23,8 +23,6 @@ RAISING_ENCODER = "def encode(frames, ctx):\n    raise ValueError('as it was mea
 KINDS = {"honest": 8, "slow": 4, "raising": 2, "cancelled": 3, "repeated": 2}
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 CLIENTS = 3
-# More than run at once, so that the queue is never empty, and few enough that the end does not take long.
-MOST_UNENDED = 30
 _PAUSE_S = 0.1
 
 
@@ -66,8 +64,11 @@ class Book:
 
 
 class Load:
-    def __init__(self, url: str, book: Book, seed: int) -> None:
+    """``most_unended`` jobs wait or run at a time: more than can run at once, so that the queue is never empty."""
+
+    def __init__(self, url: str, book: Book, seed: int, *, most_unended: int) -> None:
         self._url = url
+        self._most_unended = most_unended
         self._book = book
         self._seed = seed
         self._submitting = True
@@ -95,7 +96,7 @@ class Load:
         with httpx.Client(base_url=self._url, timeout=20.0, trust_env=False) as http:
             count = 0
             while self._submitting:
-                if len(self._book.unended()) >= MOST_UNENDED:
+                if len(self._book.unended()) >= self._most_unended:
                     time.sleep(_PAUSE_S)
                     continue
                 count += 1
