@@ -30,14 +30,14 @@ def show(
     found = get(f"{path}/events" if events else path, url=url, key=key)
     if as_json:
         Console().print_json(data=found)
-    elif events:
-        Console().print(_history(found["events"]))
     else:
-        Console().print(_facts(found))
+        wide().print(_history(found["events"]) if events else _facts(found))
 
 
 def _history(events: list[dict[str, Any]]) -> Table:
     table = Table("#", "at", "event", "state", "attempt", "actor", "reason")
+    for name in (1, 2, 3):
+        table.columns[name].no_wrap = True
     for event in events:
         row = (event["seq"], event["at"], event["event"], event["state"], event["attempt"], event["actor"])
         table.add_row(*(plain(value) for value in (*row, event["reason"])))
@@ -53,6 +53,12 @@ def _facts(job: dict[str, Any]) -> Table:
     if job["delivery"] is not None:
         table.add_row("delivery", plain(job["delivery"]["state"]))
     return table
+
+
+def wide() -> Console:
+    """As wide as the terminal; where there is none (a pipe, a file) wide enough for every line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def plain(value: Any) -> Text:
