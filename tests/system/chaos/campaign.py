@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from app.sandbox import syscalls
@@ -117,11 +118,24 @@ def _shared_memory() -> set[str]:
 
 
 def _shared_memory_left(before: set[str]) -> list[str]:
-    """What others on this machine make is gone again after a while."""
+    """Nothing of ours runs any more: what somebody still uses is another's, whose is the rest shows after a while."""
     deadline = time.monotonic() + PATIENCE_S
-    while (new := _shared_memory() - before) and time.monotonic() < deadline:
+    while new := [name for name in _shared_memory() - before if not _used(_SHARED / name)]:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.5)
     return [f"shared memory {name} is left" for name in new]
+
+
+def _used(path: Path) -> bool:
+    """Whether a process maps the file or has it open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(path) in (process / "maps").read_text(errors="replace"):
+                return True
+            if any(os.readlink(link) == str(path) for link in (process / "fd").iterdir()):
+                return True
+    return False
 
 
 def _judge(summary: Summary, machine: Machine, book: Book, left: list[str]) -> None:
