@@ -35,7 +35,7 @@ ScopeOption = Annotated[
 
 @app.command("add")
 def add(
-    client: Annotated[str, typer.Argument(help="Whose key it is: jobs belong to this name, not to the key.")],
+    client: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: jobs belong to the name.")],
     scope: ScopeOption = None,
     expires: Annotated[str | None, typer.Option(help="When it ends: 30d, 12h, or a date (2027-01-31).")] = None,
     max_queued: Annotated[int | None, typer.Option(min=1, help="How many jobs of this client may wait.")] = None,

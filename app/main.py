@@ -51,7 +51,7 @@ from app.engine.switches import Switches
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.metrics import METRICS
 from app.ports import Clock, Holder, Lease
-from app.routers import auth, errors, experiment, health, jobs, lanes, results
+from app.routers import auth, errors, events, experiment, health, jobs, lanes, results
 from app.routers.api import Api
 from app.routers.door import BodyLimit, SecurityHeaders
 from app.routers.gate import Gate, Policy
@@ -104,7 +104,7 @@ def create_app(
     app = FastAPI(
         title="Bitlane", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for module in (jobs, lanes, health, experiment, results, auth):
+    for module in (jobs, events, lanes, health, experiment, results, auth):
         app.include_router(module.router)
     errors.install(app)
     _add_pages(app)

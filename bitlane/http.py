@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 UrlOption = Annotated[str, typer.Option(envvar="BITLANE_URL", help="Where the service is.")]
-KeyOption = Annotated[str | None, typer.Option(envvar="BITLANE_KEY", help="An API key.", show_default=False)]
+KeyOption = Annotated[
+    str | None, typer.Option(envvar=["BITLANE_KEY", "BITLANE_API_KEY"], help="An API key.", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 30.0
@@ -17,7 +19,7 @@ TIMEOUT_S = 30.0
 
 def get(path: str, *, url: str, key: str | None) -> Any:
     """The JSON at the path. Ends the command with 1 and one sentence if there is none."""
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    headers = {"accept": "application/json"} | ({} if key is None else {"authorization": f"Bearer {key}"})
     try:
         answer = httpx.get(f"{url.rstrip('/')}{path}", headers=headers, timeout=TIMEOUT_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

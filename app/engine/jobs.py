@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from app.domain.access import LOCAL
@@ -301,6 +301,10 @@ class Jobs:
     async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> Page:
         async with self.watch.within():
             return await self._store.page(wanted, limit=limit, cursor=cursor)
+
+    def watch_job(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set at the job's next change, and when the service stops. Enter before reading the job."""
+        return self._feed.watch(job_id)
 
     async def ended(self, job_id: str, *, within_s: float) -> Job:
         """The job once it has ended, or as it is after ``within_s`` seconds or when the service stops.

@@ -22,7 +22,6 @@ from app.routers.errors import invalid_spec, of_error
 from app.routers.models import (
     BatchIn,
     BatchOut,
-    EventsOut,
     ExperimentId,
     JobId,
     JobOut,
@@ -33,7 +32,7 @@ from app.routers.models import (
     given_code_names,
     submission_of,
 )
-from app.routers.view import ValueResponse, event_view, job_view
+from app.routers.view import ValueResponse, job_view
 
 MAX_BATCH = 100
 POLL_AFTER_S = "1"
@@ -47,7 +46,7 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": JobOut, "descriptio
 _UNCHANGED: dict[str, Any] = {"description": "What `If-None-Match` names is still so."}
 
 
-def _readable(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def readable(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problems of a route that reads."""
     return {status: _PROBLEMS[status] for status in (401, 403, *statuses)}
 
@@ -153,7 +152,7 @@ def _dry_run_view(api: Api, checked: Checked) -> dict[str, Any]:
     }
 
 
-@router.get("/jobs", responses={200: {"model": PageOut}, **_readable(422, 503)})
+@router.get("/jobs", responses={200: {"model": PageOut}, **readable(422, 503)})
 async def list_jobs(
     api: TheApi,
     caller: Reader,
@@ -170,16 +169,16 @@ async def list_jobs(
     return ValueResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
 
 
-@router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 304: _UNCHANGED, **_readable(404, 422, 503)})
+@router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 304: _UNCHANGED, **readable(404, 422, 503)})
 async def get_job(request: Request, api: TheApi, caller: Reader, job_id: ThisJob, wait: WaitS = 0.0) -> Response:
     """One job. With ``wait`` the answer comes when the job ends, or after that many seconds."""
-    job = await _seen(api, caller, job_id)
+    job = await seen(api, caller, job_id)
     if wait and not job.status.terminal:
         job = await api.jobs.ended(job_id, within_s=wait)
     return answered(request, job_view(job, api.board), _until_ended(job))
 
 
-async def _seen(api: Api, caller: Caller, job_id: str) -> Job:
+async def seen(api: Api, caller: Caller, job_id: str) -> Job:
     """The job, if the caller may see it. Of others' jobs it hears no more than of those that do not exist."""
     job = await api.jobs.get(job_id)
     if not caller.sees(job.owner):
@@ -217,14 +216,7 @@ async def redeliver(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResp
     return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
-@router.get("/jobs/{job_id}/events", responses={200: {"model": EventsOut}, **_readable(404, 422, 503)})
-async def events(api: TheApi, caller: Reader, job_id: ThisJob) -> JSONResponse:
-    """Every change of the job's state: when, by whom, in which attempt. The last 50 are kept."""
-    job = await _seen(api, caller, job_id)
-    return ValueResponse({"job_id": job.id, "events": [event_view(event) for event in job.events]})
-
-
-@router.get("/jobs/{job_id}/report", responses={304: _UNCHANGED, **_readable(404, 409, 422, 503)})
+@router.get("/jobs/{job_id}/report", responses={304: _UNCHANGED, **readable(404, 409, 422, 503)})
 async def report(
     request: Request,
     api: TheApi,
@@ -235,7 +227,7 @@ async def report(
     """The report of a job that has measured something; 409 before."""
     if format != "json":
         raise InvalidSpec([FieldError(field="format", message=f"no format {format!r}; there is: json")])
-    job = await _seen(api, caller, job_id)
+    job = await seen(api, caller, job_id)
     if job.report is None:
         raise Conflict(f"job {job_id} is {job.status} and has no report")
     return answered(request, job.report, {})

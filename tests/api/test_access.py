@@ -19,6 +19,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.service import BITLANE, SLEEPER, Bitlane, free_port, spec, wait_for
 
+AS_JSON = {"accept": "application/json"}
 PUSH_SECRET, ADMIN_KEY = "push-secret-6f1c", "admin-key-0123456789"
 
 
@@ -158,7 +159,7 @@ def test_history_names_who_did_it(guarded):
     job = guarded.call("alice", "POST", "/jobs", json=spec(encoder=SLEEPER)).json()
     assert guarded.call("admin", "POST", f"/jobs/{job['id']}/cancel").status_code == 202
     guarded.ended("alice", job["id"])
-    events = guarded.call("alice", "GET", f"/jobs/{job['id']}/events").json()["events"]
+    events = guarded.call("alice", "GET", f"/jobs/{job['id']}/events", headers=AS_JSON).json()["events"]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     actors = {event["event"]: event["actor"] for event in events}
     assert actors["Submitted"] == "alice" and actors["CancelRequested"] == "boss"
