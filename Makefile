@@ -7,6 +7,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 DATA ?= .bitlane
 ARGS ?=
+# Most tests wait for processes of theirs: a few more than there are cores.
+WORKERS ?= 3
 export PYTHON TORCH_INDEX
 
 help: ## this list
@@ -21,8 +23,8 @@ serve: setup ## start the service (HOST=127.0.0.1 PORT=8080 DATA=.bitlane ARGS="
 demo: setup ## two experiments at once, on two lanes, measured, stored and delivered
 	@exec $(PY) examples/demo.py
 
-test: setup ## the tests (ARGS="-k lanes" narrows them)
-	@exec $(PY) -m pytest $(ARGS)
+test: setup ## the tests (ARGS="-k lanes" narrows them; WORKERS=1 for one after the other)
+	@exec $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 soak: setup ## the long tests
 	@exec $(PY) -m pytest -m soak $(ARGS)

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from tests.service import SLEEPER, Bitlane, wait_for
 
-
 Message: TypeAlias = tuple[str, int | None, dict[str, Any]]
 
 
