@@ -48,6 +48,7 @@ from app.routers import auth, errors, experiment, health, jobs, lanes, results
 from app.routers.api import Api
 from app.routers.door import BodyLimit, SecurityHeaders
 from app.routers.gate import Gate, Policy
+from app.routers.openapi import documented
 from app.routers.sessions import Sessions
 from app.settings import LOOPBACK_HOSTS, Settings, cores
 
@@ -90,10 +91,18 @@ def create_app(
             yield
 
     app = FastAPI(
-        title="Bitlane", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Bitlane",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A path with a slash too many is no other path's, and the redirect would be to whatever host was asked for.
+        redirect_slashes=False,
     )
     for module in (jobs, lanes, health, experiment, results, auth):
         app.include_router(module.router)
+    app.openapi = documented(app, policy)  # type: ignore[method-assign]
     errors.install(app)
     _add_pages(app)
     # The last one added is the first that a request meets.

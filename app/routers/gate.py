@@ -25,7 +25,7 @@ from app.routers.sessions import COOKIE, Sessions
 
 ADMIN = "admin"
 # Nothing of these is secret, and each is needed before anybody can show a key.
-_PUBLIC = frozenset({"/livez", "/readyz", "/health", "/session", "/signin", "/experiment_result"})
+PUBLIC = frozenset({"/livez", "/readyz", "/health", "/session", "/signin", "/experiment_result"})
 _LEGACY = frozenset({"/experiment", "/experiments", "/status"})
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PAGES = frozenset({"/", "/docs"})
@@ -120,9 +120,9 @@ class Gate:
         local = policy.open_to_loopback and direct and address is not None and address.is_loopback
         if not required and (policy.open_to_all or local):
             return LOCAL
-        if _is_legacy(path) and direct and address and any(address in net for net in policy.legacy_networks):
+        if is_legacy(path) and direct and address and any(address in net for net in policy.legacy_networks):
             return LEGACY
-        if path in _PUBLIC or path.startswith("/static/"):
+        if path in PUBLIC or path.startswith("/static/"):
             return NOBODY
         raise Unauthenticated(
             "a key is needed: send it as `Authorization: Bearer KEY`; `bitlane keys add` makes one"
@@ -138,7 +138,7 @@ class Gate:
         """
         policy, origin, host = self._policy, headers.get("origin", ""), headers.get("host", "")
         if caller.by == "session":
-            if scope["method"] in _UNSAFE and origin and urlsplit(origin).netloc != host:
+            if scope["method"] in _UNSAFE and origin and _netloc(origin) != host:
                 return problem(403, f"pages from {origin!r} may not call this service", error_type="wrong_origin")
         elif caller is LOCAL or caller is LEGACY:
             if policy.open_to_loopback and _name(f"//{host}") not in policy.hosts:
@@ -154,7 +154,7 @@ def _refused(scope: Scope, headers: Mapping[str, str], error: Unauthenticated | 
     page = scope["method"] == "GET" and scope["path"] in _PAGES and "text/html" in headers.get("accept", "")
     if page and isinstance(error, Unauthenticated):
         return RedirectResponse(f"/signin?next={quote(scope['path'])}", 303)
-    if _is_legacy(scope["path"]):
+    if is_legacy(scope["path"]):
         kept = {name: told.headers[name] for name in ("www-authenticate", "retry-after") if name in told.headers}
         return JSONResponse({"error": str(error)}, told.status_code, headers=kept)
     return told
@@ -188,8 +188,15 @@ def _address(scope: Scope) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_legacy(path: str) -> bool:
+def is_legacy(path: str) -> bool:
     return path in _LEGACY or (path.startswith("/experiment/") and path.endswith("/status"))
+
+
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
 
 
 def _name(url: str) -> str | None:

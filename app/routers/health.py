@@ -9,20 +9,26 @@ from fastapi.responses import JSONResponse
 
 from app.domain.access import Scope
 from app.domain.errors import StoreUnavailable
+from app.routers.answers import AliveOut, ReadyOut
 from app.routers.api import Api, TheApi
 from app.routers.auth import Anyone, needs
 from app.routers.lanes import lane_state
+from app.routers.responses import RETRY_AFTER, success
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/livez")
+@router.get("/livez", responses={200: success(AliveOut, "It answers.")}, response_model=None)
 async def livez() -> dict[str, str]:
     """200 as long as the process answers; asks nobody else."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses={503: {"description": "A submission would be refused."}})
+_READY = success(ReadyOut, "A submission would be taken.")
+_NOT_READY = success(ReadyOut, "A submission would be refused.", Retry_After=RETRY_AFTER)
+
+
+@router.get("/readyz", responses={200: _READY, 503: _NOT_READY})
 async def readyz(
     api: TheApi, caller: Anyone, verbose: Annotated[str | None, Query(max_length=8)] = None
 ) -> JSONResponse:
