@@ -96,6 +96,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = _headers(scope)
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            # Whoever stands before this service may have gone by the other one (RFC 9112, 3.2).
+            await problem(400, "there is more than one Host")(scope, receive, send)
+            return
         try:
             caller = self._caller(scope, headers)
             refusal = self._refusal(scope, headers, caller)

@@ -30,7 +30,7 @@ def _response(description: str, content: Mapping[str, Any], **headers: Any) -> d
 # By status: the name of the component, and the response. Any request may be answered so, by the gate before the routes,
 # the limits on bodies, or the connection, which speaks plain text because it has not understood what is wanted.
 _ANYWHERE: dict[int, tuple[str, dict[str, Any]]] = {
-    400: ("NotHttp", _response("The request is not HTTP.", PLAIN)),
+    400: ("NotHttp", _response("The request is not HTTP as it should be.", {**PROBLEM, **PLAIN})),
     401: ("Unauthenticated", _response("No key, or one that is not taken.", PROBLEM, WWW_Authenticate=_BEARER)),
     403: ("Forbidden", _response("The key lacks the scope, or the page is of another origin.", PROBLEM)),
     408: ("TooSlow", _response("The head or the body did not come in time.", {**PROBLEM, **PLAIN})),
