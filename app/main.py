@@ -21,7 +21,7 @@ from app.adapters.clock import SystemClock
 from app.adapters.executors.local import LocalExecutor
 from app.adapters.inspector import ProcessInspector
 from app.adapters.jail_probe import probe
-from app.adapters.keys import KeyFile, session_secret
+from app.adapters.keys import KeyFile, check_session_secret, session_secret
 from app.adapters.lane_modes import LaneModeFile
 from app.adapters.push import HttpPusher
 from app.adapters.stores.lease import FileLease, FileLock
@@ -74,7 +74,7 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application; everything starts with its lifespan and ends with it.
 
-    Raises ``OpenDoor`` for settings that would let strangers in.
+    Raises ``OpenDoor`` for settings that would let strangers in, ``StoreUnavailable`` for keys that cannot be read.
     """
     settings = settings or Settings()
     clock = clock or SystemClock()
@@ -127,7 +127,10 @@ def _policy(settings: Settings, clock: Clock) -> Policy:
         legacy_networks=tuple(settings.legacy_networks),
         admin_key=settings.admin_secret,
     )
-    if not (settings.on_loopback or settings.trusted_network or policy.keys_required):
+    # Keys that cannot be read let nobody in; who starts the service should hear of it, and not only who calls.
+    keys_required = policy.keys_required
+    check_session_secret(data)
+    if not (settings.on_loopback or settings.trusted_network or keys_required):
         raise OpenDoor(
             f"listening on {settings.host} without any key lets everyone who reaches it run code: make a key with"
             f" `bitlane keys add NAME --data {settings.data}` or set BITLANE_ADMIN_KEY, listen on 127.0.0.1, or say"
@@ -233,7 +236,9 @@ def _data_folder(settings: Settings) -> Path:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise StoreUnavailable(f"the data folder {data} cannot be used: {error.strerror or error}") from error
+        raise StoreUnavailable(
+            f"the data folder {data} cannot be used ({error.strerror or error}): name one that this user may write"
+        ) from error
     return data
 
 

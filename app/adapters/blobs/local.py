@@ -26,7 +26,10 @@ class LocalBlobs:
         self._temporary = root / "tmp"
 
     async def open(self) -> None:
-        """Remove what a killed writer left half-written. Only the holder of the data folder may do that."""
+        """Remove what a killed writer left half-written. Only the holder of the data folder may do that.
+
+        Raises ``StoreUnavailable`` for a folder that is none.
+        """
         await asyncio.to_thread(self._sweep)
 
     async def put(self, data: bytes) -> str:
@@ -44,9 +47,16 @@ class LocalBlobs:
         return self.root / sha256[:2] / sha256
 
     def _sweep(self) -> None:
-        with suppress(FileNotFoundError):
+        try:
             for left in list(os.scandir(self._temporary)):
                 os.unlink(left.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._temporary} cannot be swept ({error.strerror}): make {self.root} a folder that this user may"
+                " write"
+            ) from error
 
     def _put(self, path: Path, data: bytes) -> None:
         try:

@@ -144,7 +144,10 @@ class FileLease:
             self._lock.write(self._tenure)
         except OSError as error:
             self._lock.drop()
-            raise StoreUnavailable(f"{self._lock.path} cannot be locked: {error.strerror}") from error
+            raise StoreUnavailable(
+                f"{self._lock.path} cannot be locked ({error.strerror}): make it a file that this user may write, or"
+                " name another data folder"
+            ) from error
         return epoch
 
     def _renew(self) -> None:
