@@ -183,7 +183,7 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         return too_slow(error.__cause__)
     if isinstance(error.__cause__, ValueError | RecursionError):
         return of_error(InvalidSpec([FieldError(field="body", message=f"not JSON: {error.__cause__}")]))
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["allow"] = ", ".join(_methods(request))
     return problem(error.status_code, str(error.detail), headers=headers)

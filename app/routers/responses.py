@@ -31,7 +31,7 @@ RETRY_AFTER = header("Seconds until it is worth asking again.", kind="integer")
 LOCATION = header("The job's path.", required=True)
 ETAG = header("What `If-None-Match` takes.", required=True)
 APPLIED = header("How long the answer was waited for, as `Prefer` asked.")
-# Only the names that a bound can be met by say when to come back, and they always do.
+# A bound always says when to come back; the others do where waiting helps.
 _HEADERS = {
     409: {"Retry-After": RETRY_AFTER},
     429: {"Retry-After": {**RETRY_AFTER, "required": True}},
