@@ -19,6 +19,7 @@ from app.routers.answers import ReceivedOut
 from app.routers.api import Api, TheApi
 from app.routers.models import ExperimentId
 from app.routers.responses import header_parameter, old_errors, success
+from app.routers.strict import parse
 
 MAX_ID_LENGTH = 200
 MAX_RESULT_BYTES = 512 * 1024
@@ -65,6 +66,7 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
     if len(body) > MAX_RESULT_BYTES:
         return JSONResponse({"error": f"the result is over the limit of {MAX_RESULT_BYTES} bytes"}, 413)
     try:
+        parse(body)
         payload = from_json(body, allow_inf_nan=False)
         json.dumps(payload, allow_nan=False)
     except (ValueError, RecursionError) as error:
