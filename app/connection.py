@@ -20,6 +20,7 @@ class PatientProtocol(HttpToolsProtocol):
     _patience: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _unread = 0
+    _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,6 +41,7 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = self._unread = 0
+        self._in_head = True
         if self._patience is None:
             self._wait_for_head()
 
@@ -49,9 +51,12 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(name, value)
-        super().on_header(name, value)
+        # What follows a chunked body would join the head unseen by a proxy that has checked it: a host, an address.
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._head_came()
         super().on_headers_complete()
 

@@ -24,7 +24,7 @@ from app.adapters.executors.local import LocalExecutor
 from app.adapters.files import refusal
 from app.adapters.inspector import ProcessInspector
 from app.adapters.jail_probe import probe
-from app.adapters.keys import KeyFile, session_secret
+from app.adapters.keys import KeyFile, check_session_secret, session_secret
 from app.adapters.lane_modes import LaneModeFile
 from app.adapters.push import HttpPusher
 from app.adapters.spool import FileSpool
@@ -55,6 +55,7 @@ from app.routers import auth, errors, events, experiment, health, jobs, lanes, r
 from app.routers.api import Api
 from app.routers.door import BodyLimit, SecurityHeaders
 from app.routers.gate import Gate, Policy
+from app.routers.openapi import documented
 from app.routers.sessions import Sessions
 from app.settings import LOOPBACK_HOSTS, Settings, cores
 
@@ -81,7 +82,7 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application; everything starts with its lifespan and ends with it.
 
-    Raises ``OpenDoor`` for settings that would let strangers in.
+    Raises ``OpenDoor`` for settings that would let strangers in, ``StoreUnavailable`` for keys that cannot be read.
     """
     settings = settings or Settings()
     clock = clock or SystemClock()
@@ -102,10 +103,18 @@ def create_app(
             yield
 
     app = FastAPI(
-        title="Bitlane", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Bitlane",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A path with a slash too many is no other path's, and the redirect would be to whatever host was asked for.
+        redirect_slashes=False,
     )
     for module in (jobs, events, lanes, health, experiment, results, auth):
         app.include_router(module.router)
+    app.openapi = documented(app, policy)  # type: ignore[method-assign]
     errors.install(app)
     _add_pages(app)
     # The last one added is the first that a request meets.
@@ -130,7 +139,10 @@ def _policy(settings: Settings, clock: Clock) -> Policy:
         legacy_networks=tuple(settings.legacy_networks),
         admin_key=settings.admin_secret,
     )
-    if not (settings.on_loopback or settings.trusted_network or policy.keys_required):
+    # Keys that cannot be read let nobody in; who starts the service should hear of it, and not only who calls.
+    keys_required = policy.keys_required
+    check_session_secret(data)
+    if not (settings.on_loopback or settings.trusted_network or keys_required):
         raise OpenDoor(
             f"listening on {settings.host} without any key lets everyone who reaches it run code: make a key with"
             f" `bitlane keys add NAME --data {settings.data}` or set BITLANE_ADMIN_KEY, listen on 127.0.0.1, or say"
@@ -245,7 +257,7 @@ def _data_folder(settings: Settings) -> Path:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise refusal(error, f"the data folder {data} cannot be used") from error
+        raise refusal(error, f"the data folder {data} cannot be used (name one that this user may write)") from error
     return data
 
 

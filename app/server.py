@@ -78,6 +78,7 @@ def run(settings: Settings, *, fail: Callable[[str], None]) -> int:
             app,
             loop="uvloop",
             http=PatientProtocol,
+            ws="none",
             access_log=False,
             log_config=None,
             server_header=False,

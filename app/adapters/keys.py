@@ -48,14 +48,19 @@ class KeyFile:
             if stamp != self._stamp:
                 self._keys = _KEYS.validate_json(self.path.read_bytes())
                 self._stamp = stamp
-        except FileNotFoundError:
-            # Without the file after there was one nobody should get in unasked.
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # A link to nothing is where keys were to be, and so is a file that was there: nobody gets in unasked.
+            if os.path.lexists(self.path):
+                raise self._unreadable() from error
             return {} if self._stamp is None else self._keys
         except (OSError, ValidationError) as error:
-            raise StoreUnavailable(
-                f"{self.path} cannot be read: restore it from a backup, or move it away and add keys anew"
-            ) from error
+            raise self._unreadable() from error
         return self._keys
+
+    def _unreadable(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.path} cannot be read: restore it from a backup, or move it away and add keys anew"
+        )
 
     def add(self, key: ApiKey) -> None:
         with self._alone():
@@ -99,6 +104,12 @@ def session_secret(data: Path) -> str:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            raise StoreUnavailable(f"{path} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{path} cannot be read: move it away, and sessions begin anew") from error
         replace_whole(path, secrets.token_urlsafe(32).encode())
     raise StoreUnavailable(f"{path} does not keep what is written to it")
+
+
+def check_session_secret(data: Path) -> None:
+    """Raises ``StoreUnavailable`` for one that is there and of no use. It is not made before it is needed."""
+    if (data / SECRET_NAME).exists():
+        session_secret(data)

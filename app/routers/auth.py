@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.access import Caller, Scope
 from app.domain.errors import Forbidden, Unauthenticated
+from app.routers.answers import SessionOut
 from app.routers.api import TheApi
+from app.routers.responses import success
 from app.routers.sessions import COOKIE, LASTS_S
+from app.routers.strict import StrictRoute
 
-router = APIRouter(tags=["access"])
+router = APIRouter(tags=["access"], route_class=StrictRoute)
 
 
 def _caller(request: Request) -> Caller:
@@ -51,7 +54,10 @@ class SignIn(BaseModel):
     key: str = Field(max_length=512)
 
 
-@router.post("/session")
+_SESSION: dict[int | str, dict[str, Any]] = {200: success(SessionOut, "Who calls, and what it may do.")}
+
+
+@router.post("/session", responses=_SESSION)
 async def sign_in(request: Request, given: SignIn, api: TheApi) -> JSONResponse:
     """Begin a browser's session with a key; the cookie is same-site and out of scripts' reach."""
     caller = api.policy.of_key(given.key)
@@ -67,13 +73,13 @@ async def sign_in(request: Request, given: SignIn, api: TheApi) -> JSONResponse:
     return answer
 
 
-@router.get("/session")
+@router.get("/session", responses=_SESSION, response_model=None)
 async def session(caller: Anyone) -> dict[str, Any]:
     """Who the service takes the caller for."""
     return _view(caller)
 
 
-@router.delete("/session")
+@router.delete("/session", responses=_SESSION)
 async def sign_out() -> JSONResponse:
     answer = JSONResponse({"client": None, "scopes": []})
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")

@@ -11,10 +11,22 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from app.domain.errors import FieldError, InvalidSpec
+from app.routers.responses import header_parameter
 from app.routers.view import ValueResponse
 
 MAX_KEY_LENGTH = 255
 MAX_WAIT_S = 60.0
+
+REPEATABLE = header_parameter(
+    "Idempotency-Key",
+    "The same key with the same body is the same job.",
+    minLength=1,
+    maxLength=MAX_KEY_LENGTH,
+    pattern=r"^[!-~]([ -~]*[!-~])?$",
+)
+WAITING = header_parameter("Prefer", "`wait=N`: answer when the job has ended, or after N seconds, at most 60.")
+KNOWN = header_parameter("If-None-Match", "ETags of answers that the caller has.")
+
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 

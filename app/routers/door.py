@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.routers.errors import BodyTooLarge, BodyTooSlow, too_large, too_slow
+from app.routers.errors import BodyEncoded, BodyTooLarge, BodyTooSlow, encoded, too_large, too_slow
 
 # A body of the largest size comes in time over 100 kB/s.
 BODY_S = 60.0
 
 
 class BodyLimit:
-    """Answers 413 to a body over ``max_bytes``, whatever its header says, and 408 to one that is not there in time."""
+    """Answers 413 to a body over ``max_bytes``, whatever its header says, 408 to one that is not there in time, and 415
+    to a compressed one."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, within_s: float = BODY_S) -> None:
         self._app = app
@@ -24,9 +27,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await too_large(BodyTooLarge(self._max_bytes))(scope, receive, send)
+        refusal = self._refusal(dict(scope["headers"]))
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         seen = 0
         started = whole = False
@@ -60,6 +63,16 @@ class BodyLimit:
         except BodyTooSlow as error:
             if not started:
                 await too_slow(error)(scope, receive, send)
+
+    def _refusal(self, headers: Mapping[bytes, bytes]) -> Response | None:
+        """What the head alone gives away."""
+        coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+        if coding.strip().lower() != "identity":
+            return encoded(BodyEncoded(coding))
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            return too_large(BodyTooLarge(self._max_bytes))
+        return None
 
 
 class SecurityHeaders:

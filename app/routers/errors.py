@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.domain.errors import (
     AlreadyEnded,
@@ -53,6 +54,7 @@ TABLE: dict[type[BitlaneError], tuple[int, str, bool]] = {
     # Nothing was written: another service has taken the store over and this one is about to notice.
     StaleVersion: (503, "dependency_unavailable", True),
 }
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _TYPES = {
     400: "bad_request",
     404: "not_found",
@@ -91,6 +93,13 @@ class BodyTooLarge(Exception):
         super().__init__(f"the body is over the limit of {max_bytes} bytes")
 
 
+class BodyEncoded(Exception):
+    """The body is compressed, which would let it grow past every limit once it is read."""
+
+    def __init__(self, coding: str) -> None:
+        super().__init__(f"the body must come as it is, not with content-encoding {coding[:40]!r}")
+
+
 class BodyTooSlow(Exception):
     """The body was not there in time."""
 
@@ -100,6 +109,10 @@ class BodyTooSlow(Exception):
 
 def too_slow(error: BodyTooSlow) -> JSONResponse:
     return problem(408, str(error), headers={"connection": "close"})
+
+
+def encoded(error: BodyEncoded) -> JSONResponse:
+    return problem(415, str(error), headers={"accept-encoding": "identity", "connection": "close"})
 
 
 def too_large(error: BodyTooLarge) -> JSONResponse:
@@ -178,7 +191,20 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         return too_slow(error.__cause__)
     if isinstance(error.__cause__, ValueError | RecursionError):
         return of_error(InvalidSpec([FieldError(field="body", message=f"not JSON: {error.__cause__}")]))
-    return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods(request))
+    return problem(error.status_code, str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path can be asked with. The framework names the methods of one route, and each method is another."""
+    routes = request.app.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

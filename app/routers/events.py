@@ -13,21 +13,21 @@ from pydantic_core import to_json
 from app.domain.errors import StoreUnavailable
 from app.routers.api import Api, TheApi
 from app.routers.auth import Reader
-from app.routers.jobs import ThisJob, readable, seen
+from app.routers.jobs import ThisJob, seen
 from app.routers.models import EventsOut
+from app.routers.responses import problems, success
 from app.routers.view import ValueResponse, event_view
 
 HEARTBEAT_S = 15.0
 STREAM = "text/event-stream"
 
+_HISTORY = {**success(EventsOut, "The history."), "content": {STREAM: {"schema": {"type": "string"}}}}
+
 router = APIRouter(tags=["jobs"])
 LastEventId = Annotated[int, Header(alias="last-event-id", ge=0, le=2**31, description="Only what came after it.")]
 
 
-@router.get(
-    "/jobs/{job_id}/events",
-    responses={200: {"model": EventsOut, "content": {STREAM: {}}}, **readable(404, 422, 503)},
-)
+@router.get("/jobs/{job_id:job}/events", responses={200: _HISTORY, **problems(404)})
 async def events(
     request: Request, api: TheApi, caller: Reader, job_id: ThisJob, last_event_id: LastEventId = 0
 ) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -18,9 +18,18 @@ from app.domain.lanes import Device
 from app.domain.result import result_of
 from app.engine.intake import Submission
 from app.ports import JobFilter
+from app.routers.answers import (
+    AcceptedOut,
+    ExperimentOut,
+    ExperimentsOut,
+    HealthOut,
+    MissingOut,
+    StatusOut,
+    UnhealthyOut,
+)
 from app.routers.api import Api, TheApi, running_api, waits_for
 from app.routers.auth import Reader, Submitter
-from app.routers.conditional import repeat_key
+from app.routers.conditional import REPEATABLE, repeat_key
 from app.routers.errors import of_error
 from app.routers.health import RETRY_AFTER, refusal
 from app.routers.models import (
@@ -33,12 +42,14 @@ from app.routers.models import (
     digest,
     given_code_names,
 )
+from app.routers.responses import LOCATION, old_errors, success
+from app.routers.strict import StrictRoute
 from app.routers.view import queue_position
 
 PASSED_ON = ("hypothesis", "compression_strategy", "expected_bitrate_mbps", "timestamp")
 LISTED = 1000
 
-router = APIRouter(tags=["legacy"])
+router = APIRouter(tags=["legacy"], route_class=StrictRoute)
 _experiment_id = TypeAdapter(ExperimentId)
 _device = TypeAdapter(Name)
 
@@ -58,15 +69,15 @@ class ExperimentIn(BaseModel):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [LEGACY_EXAMPLE]})
 
-    experiment_id: str
-    encoding_agent_code: str = Field(description="Or `encoding_code`.")
-    decoding_agent_code: str = Field(description="Or `decoding_code`.")
+    experiment_id: ExperimentId
+    encoding_agent_code: str = Field(min_length=1, description="Or `encoding_code`.")
+    decoding_agent_code: str = Field(min_length=1, description="Or `decoding_code`.")
     hypothesis: Any = None
     compression_strategy: Any = None
     expected_bitrate_mbps: Any = None
     timestamp: Any = None
-    config: dict[str, Any] | None = Field(None, description="The parameters of the one rate point.")
-    device: str = "auto"
+    config: dict[str, Any] | Literal[""] | None = Field(None, description="The parameters of the one rate point.")
+    device: Name | Literal[""] | None = Field("auto", description="A lane's name, a device kind, or `auto`.")
 
 
 def _error(status: int, message: str, **headers: str) -> JSONResponse:
@@ -95,9 +106,16 @@ def _in_old_words(
 @router.post(
     "/experiment",
     status_code=202,
-    responses={status: {"description": "What is wrong, as `error`."} for status in (400, 409, 429, 503, 507)},
+    responses={
+        202: success(AcceptedOut, "Accepted, durably.", Location=LOCATION),
+        **old_errors(400, 409, 422, 429, 503, 507),
+    },
     openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}}}
+        "parameters": [REPEATABLE],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": ExperimentIn.model_json_schema()}},
+        },
     },
 )
 @_in_old_words
@@ -105,8 +123,8 @@ async def experiment(request: Request, api: TheApi, caller: Submitter) -> JSONRe
     """Queue an experiment; always 202, never 503 because another one runs."""
     try:
         body = await request.json()
-    except (ValueError, RecursionError):
-        return _error(400, "the body is not JSON")
+    except (ValueError, RecursionError) as error:
+        return _error(400, f"the body is not JSON: {error}")
     if not isinstance(body, dict):
         return _error(400, "the body is not a JSON object")
     submission = _submission(body, api)
@@ -157,7 +175,7 @@ def _submission(body: dict[str, Any], api: Api) -> Submission | str:
     if config is None:
         config = {}
     try:
-        device = _device.validate_python(body.get("device") or "auto")
+        device = _device.validate_python(body.get("device", "auto"))
     except ValidationError:
         return "device is not a lane's name or a device"
     passed_on = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
@@ -192,13 +210,16 @@ def _about(api: Api) -> dict[str, Any]:
     }
 
 
-@router.get("/status")
+@router.get("/status", responses={200: success(StatusOut, "How busy it is.")}, response_model=None)
 async def status(api: TheApi, caller: Reader) -> dict[str, Any]:
     """``is_processing`` is true only when a submission would be refused: callers skip a worker that says true."""
     return {**_about(api), "is_processing": api.jobs.refuses, "queue_length": api.board.queued}
 
 
-@router.get("/health")
+@router.get(
+    "/health",
+    responses={200: success(HealthOut, "It takes jobs."), 503: success(UnhealthyOut, "Why it takes none.")},
+)
 async def health(request: Request) -> JSONResponse:
     api = running_api(request)
     if api is None:
@@ -213,7 +234,13 @@ def _result(api: Api, job: Job) -> dict[str, Any]:
     return dict(result_of(job, worker_id=api.worker_id, report_url=api.report_url(job.id)))
 
 
-@router.get("/experiment/{experiment_id:path}/status")
+@router.get(
+    "/experiment/{experiment_id:path}/status",
+    responses={
+        200: success(ExperimentOut, "The result, or how far it is."),
+        404: success(MissingOut, "No such experiment."),
+    },
+)
 @_in_old_words
 async def experiment_status(api: TheApi, caller: Reader, experiment_id: str) -> JSONResponse:
     """The result once there is one; a result of our own goes before one that was pushed to us."""
@@ -242,7 +269,7 @@ async def _newest(api: Api, caller: Caller, experiment_id: str) -> Job | None:
     return await api.jobs.get(page.jobs[0].id) if page.jobs else None
 
 
-@router.get("/experiments")
+@router.get("/experiments", responses={200: success(ExperimentsOut, "Ids, newest first.")}, response_model=None)
 async def experiments(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Ids of experiments, newest first, at most 1000 of each state."""
     active = [*await _ids(api, caller, Status.RUNNING), *await _ids(api, caller, Status.QUEUED)]

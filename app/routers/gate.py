@@ -25,7 +25,7 @@ from app.routers.sessions import COOKIE, Sessions
 
 ADMIN = "admin"
 # Nothing of these is secret, and each is needed before anybody can show a key.
-_PUBLIC = frozenset({"/livez", "/readyz", "/health", "/session", "/signin", "/experiment_result"})
+PUBLIC = frozenset({"/livez", "/readyz", "/health", "/session", "/signin", "/experiment_result"})
 _LEGACY = frozenset({"/experiment", "/experiments", "/status"})
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PAGES = frozenset({"/", "/docs"})
@@ -96,6 +96,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = _headers(scope)
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            # Whoever stands before this service may have gone by the other one (RFC 9112, 3.2).
+            await problem(400, "there is more than one Host")(scope, receive, send)
+            return
         try:
             caller = self._caller(scope, headers)
             refusal = self._refusal(scope, headers, caller)
@@ -120,9 +124,9 @@ class Gate:
         local = policy.open_to_loopback and direct and address is not None and address.is_loopback
         if not required and (policy.open_to_all or local):
             return LOCAL
-        if _is_legacy(path) and direct and address and any(address in net for net in policy.legacy_networks):
+        if is_legacy(path) and direct and address and any(address in net for net in policy.legacy_networks):
             return LEGACY
-        if path in _PUBLIC or path.startswith("/static/"):
+        if path in PUBLIC or path.startswith("/static/"):
             return NOBODY
         raise Unauthenticated(
             "a key is needed: send it as `Authorization: Bearer KEY`; `bitlane keys add` makes one"
@@ -155,7 +159,7 @@ def _refused(scope: Scope, headers: Mapping[str, str], error: Unauthenticated | 
     page = scope["method"] == "GET" and scope["path"] in _PAGES and "text/html" in headers.get("accept", "")
     if page and isinstance(error, Unauthenticated):
         return RedirectResponse(f"/signin?next={quote(scope['path'])}", 303)
-    if _is_legacy(scope["path"]):
+    if is_legacy(scope["path"]):
         kept = {name: told.headers[name] for name in ("www-authenticate", "retry-after") if name in told.headers}
         return JSONResponse({"error": str(error)}, told.status_code, headers=kept)
     return told
@@ -189,7 +193,7 @@ def _address(scope: Scope) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_legacy(path: str) -> bool:
+def is_legacy(path: str) -> bool:
     return path in _LEGACY or (path.startswith("/experiment/") and path.endswith("/status"))
 
 

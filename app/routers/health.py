@@ -13,23 +13,30 @@ from app.domain.access import Scope
 from app.domain.errors import StoreUnavailable
 from app.engine.jobs import PROBE_S
 from app.engine.watch import Trouble
+from app.routers.answers import AliveOut, ReadyOut
 from app.routers.api import Api, running_api, waits_for
 from app.routers.auth import Anyone, needs
 from app.routers.lanes import lane_jail, lane_state
 from app.routers.models import rfc3339
+from app.routers.responses import RETRY_AFTER as RETRY_AFTER_HEADER
+from app.routers.responses import success
 
 RETRY_AFTER = {"retry-after": "5"}
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/livez")
+@router.get("/livez", responses={200: success(AliveOut, "It answers.")}, response_model=None)
 async def livez() -> dict[str, str]:
     """200 as long as the process answers; asks nobody else."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses={503: {"description": "A submission would be refused."}})
+_READY = success(ReadyOut, "A submission would be taken.")
+_NOT_READY = success(ReadyOut, "A submission would be refused.", Retry_After=RETRY_AFTER_HEADER)
+
+
+@router.get("/readyz", responses={200: _READY, 503: _NOT_READY})
 async def readyz(
     request: Request, caller: Anyone, verbose: Annotated[str | None, Query(max_length=8)] = None
 ) -> JSONResponse:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from app.domain.access import Caller, Scope
 from app.domain.errors import BitlaneError, Conflict, FieldError, Forbidden, InvalidSpec, NotFound
 from app.domain.job import Job, Status
 from app.engine.intake import Checked, Submission
 from app.ports import JobFilter
+from app.routers.answers import DryRunOut
 from app.routers.api import Api, TheApi
 from app.routers.auth import Reader, Submitter
-from app.routers.conditional import MAX_WAIT_S, answered, preferred_wait_s, repeat_key
+from app.routers.conditional import KNOWN, MAX_WAIT_S, REPEATABLE, WAITING, answered, preferred_wait_s, repeat_key
 from app.routers.errors import invalid_spec, of_error
 from app.routers.models import (
+    BATCH_SIZE,
+    MAX_BATCH,
     BatchIn,
     BatchOut,
     ExperimentId,
@@ -28,35 +32,55 @@ from app.routers.models import (
     JobSpecIn,
     Name,
     PageOut,
-    ProblemOut,
     given_code_names,
     submission_of,
 )
+from app.routers.responses import APPLIED, ETAG, LOCATION, RETRY_AFTER, not_modified, problems, success
+from app.routers.strict import StrictRoute
 from app.routers.view import ValueResponse, job_view
 
-MAX_BATCH = 100
 POLL_AFTER_S = "1"
 
-router = APIRouter(tags=["jobs"])
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507)
+router = APIRouter(tags=["jobs"], route_class=StrictRoute)
+
+
+class JobConvertor(StringConvertor):
+    """A job's id in a path. No job has the name of a route, so that every method there is that route's to answer."""
+
+    regex = "(?!batch(?:/|$))[^/]+"
+
+
+register_url_convertor("job", JobConvertor())
+
+_ACCEPTED: dict[int | str, dict[str, Any]] = {
+    200: success(
+        JobOut | DryRunOut,
+        "The finished job, if `Prefer` asked to wait; or what would happen.",
+        Preference_Applied=APPLIED,
+    ),
+    202: success(
+        JobOut,
+        "Accepted, durably.",
+        Location=LOCATION,
+        Retry_After={**RETRY_AFTER, "required": True},
+        Preference_Applied=APPLIED,
+    ),
+    **problems(409, 429, 507),
 }
-_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": JobOut, "description": "Accepted, durably."}, **_PROBLEMS}
-_UNCHANGED: dict[str, Any] = {"description": "What `If-None-Match` names is still so."}
-
-
-def readable(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route that reads."""
-    return {status: _PROBLEMS[status] for status in (401, 403, *statuses)}
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    202: success(JobOut, "Done, durably.", Location=LOCATION),
+    **problems(404, 409),
+}
+_JOB = success(JobOut, "The job; `Retry-After` until it has ended.", ETag=ETAG, Retry_After=RETRY_AFTER)
 
 
 DryRun = Annotated[bool, Query(description="Only say what would happen; 200.")]
 WaitS = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Answer when it ends, or then.")]
+SpecList = Annotated[list[dict[str, Any]], Field(json_schema_extra=BATCH_SIZE)]
 ThisJob = Annotated[JobId, Path(description="The job's id.")]
 
 
-@router.post("/jobs", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs", status_code=202, responses=_ACCEPTED, openapi_extra={"parameters": [REPEATABLE, WAITING]})
 async def submit(
     request: Request, spec: JobSpecIn, api: TheApi, caller: Submitter, dry_run: DryRun = False
 ) -> JSONResponse:
@@ -68,7 +92,9 @@ async def submit(
     return await _submit(request, spec, api, caller, job_id=None, dry_run=dry_run)
 
 
-@router.put("/jobs/{job_id}", status_code=202, responses=_ACCEPTED)
+@router.put(
+    "/jobs/{job_id:job}", status_code=202, responses=_ACCEPTED, openapi_extra={"parameters": [REPEATABLE, WAITING]}
+)
 async def submit_as(
     request: Request, job_id: ThisJob, spec: JobSpecIn, api: TheApi, caller: Submitter, dry_run: DryRun = False
 ) -> JSONResponse:
@@ -104,8 +130,12 @@ def _submission(
     return replace(submission, client=caller.client, repeat_key=key)
 
 
-@router.post("/jobs/batch", responses={200: {"model": BatchOut}, **_PROBLEMS})
-async def submit_batch(request: Request, batch: BatchIn | list[dict[str, Any]], api: TheApi, caller: Submitter) -> Any:
+@router.post(
+    "/jobs/batch",
+    responses={200: success(BatchOut, "An answer to each.")},
+    openapi_extra={"parameters": [REPEATABLE]},
+)
+async def submit_batch(request: Request, batch: BatchIn | SpecList, api: TheApi, caller: Submitter) -> Any:
     """Queue up to 100 experiments, in their order. Each gets its own answer: a job, or what is wrong with it."""
     bodies = batch if isinstance(batch, list) else batch.jobs
     if not 1 <= len(bodies) <= MAX_BATCH:
@@ -152,7 +182,7 @@ def _dry_run_view(api: Api, checked: Checked) -> dict[str, Any]:
     }
 
 
-@router.get("/jobs", responses={200: {"model": PageOut}, **readable(422, 503)})
+@router.get("/jobs", responses={200: success(PageOut, "A page of jobs.")})
 async def list_jobs(
     api: TheApi,
     caller: Reader,
@@ -169,7 +199,11 @@ async def list_jobs(
     return ValueResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
 
 
-@router.get("/jobs/{job_id}", responses={200: {"model": JobOut}, 304: _UNCHANGED, **readable(404, 422, 503)})
+@router.get(
+    "/jobs/{job_id:job}",
+    responses={200: _JOB, 304: not_modified(), **problems(404)},
+    openapi_extra={"parameters": [KNOWN]},
+)
 async def get_job(request: Request, api: TheApi, caller: Reader, job_id: ThisJob, wait: WaitS = 0.0) -> Response:
     """One job. With ``wait`` the answer comes when the job ends, or after that many seconds."""
     job = await seen(api, caller, job_id)
@@ -200,7 +234,7 @@ def _until_ended(job: Job) -> dict[str, str]:
     return {} if job.status.terminal else {"retry-after": POLL_AFTER_S}
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id:job}/cancel", status_code=202, responses=_CHANGED)
 async def cancel(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResponse:
     """End a queued job at once, kill a running one. 409 with its state if it has ended already."""
     await _own(api, caller, job_id)
@@ -208,7 +242,7 @@ async def cancel(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONRespons
     return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
-@router.post("/jobs/{job_id}/redeliver", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id:job}/redeliver", status_code=202, responses=_CHANGED)
 async def redeliver(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResponse:
     """Send the result to the orchestrator again."""
     await _own(api, caller, job_id)
@@ -216,17 +250,23 @@ async def redeliver(api: TheApi, caller: Submitter, job_id: ThisJob) -> JSONResp
     return ValueResponse(job_view(job, api.board), 202, headers={"location": f"/jobs/{job.id}"})
 
 
-@router.get("/jobs/{job_id}/report", responses={304: _UNCHANGED, **readable(404, 409, 422, 503)})
+@router.get(
+    "/jobs/{job_id:job}/report",
+    responses={
+        200: success(dict[str, Any], "The report.", ETag=ETAG),
+        304: not_modified(),
+        **problems(404, 409),
+    },
+    openapi_extra={"parameters": [KNOWN]},
+)
 async def report(
     request: Request,
     api: TheApi,
     caller: Reader,
     job_id: ThisJob,
-    format: Annotated[str, Query(max_length=32)] = "json",
+    format: Annotated[Literal["json"], Query(description="There is: json.")] = "json",
 ) -> Response:
     """The report of a job that has measured something; 409 before."""
-    if format != "json":
-        raise InvalidSpec([FieldError(field="format", message=f"no format {format!r}; there is: json")])
     job = await seen(api, caller, job_id)
     if job.report is None:
         raise Conflict(f"job {job_id} is {job.status} and has no report")

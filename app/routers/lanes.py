@@ -10,20 +10,20 @@ from fastapi import APIRouter, Path
 from app.domain.evaluation import Suite
 from app.domain.lanes import LaneMode
 from app.engine.board import LaneState
+from app.routers.answers import LaneOut, LanesOut, LimitsOut, SuitesOut
 from app.routers.api import Api, TheApi
 from app.routers.auth import Admin, Reader
-from app.routers.models import Name, ProblemOut
+from app.routers.models import Name
+from app.routers.responses import problems, success
 
 router = APIRouter(tags=["service"])
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}} for status in (401, 403, 404, 422, 503)
-}
+_TURNED: dict[int | str, dict[str, Any]] = {200: success(LaneOut, "The lane as it is now."), **problems(404)}
 ThisLane = Annotated[Name, Path(description="The lane's name.")]
 
 
-@router.get("/lanes")
+@router.get("/lanes", responses={200: success(LanesOut, "Every lane.")}, response_model=None)
 async def lanes(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Each lane: the device that it stands on, its slots, what it does, how many jobs wait for it and how long."""
     return {"lanes": [_lane_view(api, state) for state in api.board.states.values()]}
@@ -66,25 +66,25 @@ def lane_state(state: LaneState) -> str:
     return "starting" if state.ready is None else "idle"
 
 
-@router.post("/lanes/{name}/pause", responses=_PROBLEMS)
+@router.post("/lanes/{name}/pause", responses=_TURNED, response_model=None)
 async def pause(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
     """Start nothing more on this lane. What runs there runs on, what waits for it waits on."""
     return _lane_view(api, await api.switches.turn(name, LaneMode.PAUSED))
 
 
-@router.post("/lanes/{name}/resume", responses=_PROBLEMS)
+@router.post("/lanes/{name}/resume", responses=_TURNED, response_model=None)
 async def resume(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
     """Take jobs again."""
     return _lane_view(api, await api.switches.turn(name, LaneMode.OPEN))
 
 
-@router.post("/lanes/{name}/drain", responses=_PROBLEMS)
+@router.post("/lanes/{name}/drain", responses=_TURNED, response_model=None)
 async def drain(api: TheApi, caller: Admin, name: ThisLane) -> dict[str, Any]:
     """Run what waits for this lane alone, take no such job any more (503), and leave all else to other lanes."""
     return _lane_view(api, await api.switches.turn(name, LaneMode.DRAINING))
 
 
-@router.get("/suites")
+@router.get("/suites", responses={200: success(SuitesOut, "Every suite.")}, response_model=None)
 async def suites(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Every suite with its clips: geometry, and the digest of the raw frames; and why others cannot be used."""
     return {
@@ -113,7 +113,7 @@ def _suite_view(suite: Suite) -> dict[str, Any]:
     return {"name": suite.name, "description": suite.description, "clips": clips}
 
 
-@router.get("/limits")
+@router.get("/limits", responses={200: success(LimitsOut, "Every limit.")}, response_model=None)
 async def limits(api: TheApi, caller: Reader) -> dict[str, Any]:
     """Each limit of a job: what it is if nothing is said, and the most that may be asked for."""
     largest = asdict(api.largest_limits)

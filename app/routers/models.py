@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from app.domain.errors import FieldError, InvalidSpec
 from app.domain.evaluation import FrameRange
@@ -19,6 +19,8 @@ MAX_CODE_BYTES = 256 * 1024
 MAX_RATE_POINTS = 32
 MAX_PARAMS_BYTES = 16 * 1024
 MAX_DEPTH = 16
+MAX_BATCH = 100
+BATCH_SIZE = {"minItems": 1, "maxItems": MAX_BATCH}
 
 CODE_NAMES = {
     "encoder": ("encoder", "encoding_agent_code", "encoding_code"),
@@ -28,8 +30,16 @@ CODE_NAMES = {
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 JobId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.~-]*$")]
 ExperimentId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-SizeBytes = Annotated[int, Field(gt=0, lt=2**63)]
-Label = Annotated[str, StringConstraints(max_length=200)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 5.0 is as whole as 5, and languages with floats alone write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+SizeBytes = Annotated[Whole, Field(gt=0, lt=2**63)]
+Label = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 EXAMPLE = {
     "experiment_id": "evo-3-017",
@@ -51,8 +61,8 @@ class FramesIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    start: int = Field(0, ge=0, le=10_000_000)
-    count: int | None = Field(None, ge=1, le=10_000_000)
+    start: Whole = Field(0, ge=0, le=10_000_000)
+    count: Whole | None = Field(None, ge=1, le=10_000_000)
 
 
 class LimitsIn(BaseModel):
@@ -69,8 +79,8 @@ class LimitsIn(BaseModel):
     output_bytes: SizeBytes | None = Field(None, description="The bitstream.")
     scratch_bytes: SizeBytes | None = Field(None, description="Files in the call's own folder.")
     log_bytes: SizeBytes | None = Field(None, description="How much of the output's end is kept.")
-    threads: int | None = Field(None, ge=1, le=2**20)
-    open_files: int | None = Field(None, ge=32, le=2**20)
+    threads: Whole | None = Field(None, ge=1, le=2**20)
+    open_files: Whole | None = Field(None, ge=32, le=2**20)
 
 
 class JobSpecIn(BaseModel):
@@ -98,10 +108,14 @@ class JobSpecIn(BaseModel):
     baselines: list[Name] | Literal["auto"] = Field(default_factory=list, description="Not offered yet.")
     targets: dict[str, Any] = Field(default_factory=dict, description="Not offered yet.")
     limits: LimitsIn = Field(default_factory=LimitsIn)
-    priority: int = Field(0, ge=-10, le=10, description="Higher runs first.")
-    seed: int = Field(0, ge=0, le=2**32 - 1)
+    priority: Whole = Field(0, ge=-10, le=10, description="Higher runs first.")
+    seed: Whole = Field(0, ge=0, le=2**32 - 1)
     deliver_to: Name = Field("default", description="One of the operator's push targets.")
-    labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
+    labels: dict[Label, Label] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra={"additionalProperties": False, "propertyNames": {"maxLength": 200}},
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +127,10 @@ class JobSpecIn(BaseModel):
     def _code(cls, code: str) -> str:
         if not code.strip():
             raise ValueError("the code is empty")
-        size = len(code.encode())
+        try:
+            size = len(code.encode())
+        except UnicodeEncodeError:
+            raise ValueError("the code has half a surrogate pair, which is not Unicode") from None
         if size > MAX_CODE_BYTES:
             raise ValueError(f"the code has {size} bytes, over the limit of {MAX_CODE_BYTES}")
         return code
@@ -335,7 +352,7 @@ class BatchIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"jobs": [EXAMPLE]}]})
 
-    jobs: list[dict[str, Any]]
+    jobs: list[dict[str, Any]] = Field(json_schema_extra=BATCH_SIZE)
 
 
 class FieldErrorOut(BaseModel):

@@ -15,9 +15,12 @@ from pydantic_core import from_json
 from app.domain.errors import StoreUnavailable
 from app.domain.signing import verify
 from app.ports import Received
+from app.routers.answers import ReceivedOut
 from app.routers.api import Api, TheApi
 from app.routers.errors import row_of
 from app.routers.models import ExperimentId
+from app.routers.responses import header_parameter, old_errors, success
+from app.routers.strict import parse
 
 MAX_ID_LENGTH = 200
 MAX_RESULT_BYTES = 512 * 1024
@@ -36,16 +39,23 @@ class ResultIn(BaseModel):
         },
     )
 
-    experiment_id: str
-    status: str | None = None
-    metrics: dict[str, Any] | None = None
+    experiment_id: ExperimentId
+    status: Any = None
+    metrics: Any = None
 
 
 @router.post(
     "/experiment_result",
-    responses={status: {"description": "Why it is not taken, as `error`."} for status in (400, 401, 413, 503, 507)},
+    responses={200: success(ReceivedOut, "It is durable."), **old_errors(400, 413, 503, 507)},
     openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": ResultIn.model_json_schema()}}}
+        "parameters": [
+            header_parameter(
+                "webhook-id", "The same on every try; of no id the body is its own.", maxLength=MAX_ID_LENGTH
+            ),
+            header_parameter("webhook-timestamp", "Seconds since the epoch. Needed where a secret is set."),
+            header_parameter("webhook-signature", "`v1,` and a base64 HMAC-SHA256. Needed where a secret is set."),
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ResultIn.model_json_schema()}}},
     },
 )
 async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
@@ -57,6 +67,7 @@ async def experiment_result(request: Request, api: TheApi) -> JSONResponse:
     if len(body) > MAX_RESULT_BYTES:
         return JSONResponse({"error": f"the result is over the limit of {MAX_RESULT_BYTES} bytes"}, 413)
     try:
+        parse(body)
         payload = from_json(body, allow_inf_nan=False)
         json.dumps(payload, allow_nan=False)
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -24,7 +25,9 @@ PUSH_SECRET, ADMIN_KEY = "push-secret-6f1c", "admin-key-0123456789"
 
 
 def bitlane(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BITLANE, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    # A table that is as narrow as a terminal cuts the words that are looked for.
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run([BITLANE, *map(str, arguments)], capture_output=True, text=True, timeout=60, env=environment)
 
 
 def new_key(data: Path, client: str, *options: str) -> str:

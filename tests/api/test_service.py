@@ -52,3 +52,26 @@ def test_the_example_of_the_documentation_runs(service):
     example = document["components"]["schemas"]["JobSpecIn"]["examples"][0]
     job = service.http.post("/jobs", json=example).json()
     assert service.ended(job["id"])["state"] == "succeeded"
+
+
+def test_openapi_names_every_answer_and_who_may_call(service):
+    document = service.http.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "key", "session"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            answers = operation["responses"]
+            assert {"401", "403", "408", "413", "415", "421", "503"} <= set(answers), (method, path)
+            assert {} in operation["security"], "this service asks for no key"
+            for status, answer in answers.items():
+                if status < "300":
+                    assert answer["content"]["application/json"]["schema"], (method, path, status)
+    limited = document["paths"]["/jobs"]["post"]["responses"]
+    assert limited["429"]["headers"]["Retry-After"]["required"] and limited["202"]["headers"]["Location"]["required"]
+
+
+def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(service):
+    for path, methods in (("/jobs", "GET, POST"), ("/jobs/x", "GET, PUT"), ("/jobs/batch", "POST"), ("/livez", "GET")):
+        answer = service.http.delete(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+    assert service.http.get("/jobs/batch").status_code == service.http.put("/jobs/batch").status_code == 405
+    assert service.http.get("/jobs/").status_code == 404

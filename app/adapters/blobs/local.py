@@ -26,8 +26,15 @@ class LocalBlobs:
         self._temporary = root / "tmp"
 
     async def open(self) -> None:
-        """Remove what a killed writer left half-written. Only the holder of the data folder may do that."""
-        await asyncio.to_thread(sweep, self._temporary)
+        """Remove what a killed writer left half-written. Only the holder of the data folder may do that.
+
+        Raises ``StoreUnavailable`` for a folder that is none.
+        """
+        try:
+            await asyncio.to_thread(sweep, self._temporary)
+        except OSError as error:
+            advice = f"make {self.root} a folder that this user may write"
+            raise refusal(error, f"{self._temporary} cannot be swept ({advice})") from error
 
     async def put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()

@@ -145,7 +145,8 @@ class FileLease:
             self._lock.write(self._tenure)
         except OSError as error:
             self._lock.drop()
-            raise refusal(error, f"{self._lock.path} cannot be locked") from error
+            advice = "make it a file that this user may write, or name another data folder"
+            raise refusal(error, f"{self._lock.path} cannot be locked ({advice})") from error
         return epoch
 
     def _renew(self) -> None:

@@ -63,6 +63,11 @@ CREATE TABLE received (
 CREATE INDEX received_experiment ON received (experiment_id, received_at);
 """
 
+COLUMNS = {
+    "jobs": "seq, id, owner, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report",
+    "received": "seq, webhook_id, experiment_id, received_at, payload",
+}
+
 ADD = """
 INSERT INTO jobs (id, owner, experiment_id, status, lane, created_at, version, epoch, unfinished, document, report)
 VALUES (:id, :owner, :experiment_id, :status, :lane, :created_at, :version, :epoch, :unfinished, :document, :report)
@@ -173,10 +178,15 @@ class SqliteStore:
     async def unfinished(self) -> AsyncIterator[Job]:
         query = "SELECT seq, document FROM jobs WHERE unfinished = 1 AND seq > ? ORDER BY seq LIMIT ?"
         last = 0
-        while batch := await self._all(query, last, RECOVERY_BATCH):
-            last = batch[-1][0]
-            for _, document in batch:
-                yield rows.load_job(document)
+        try:
+            while batch := await self._all(query, last, RECOVERY_BATCH):
+                last = batch[-1][0]
+                for _, document in batch:
+                    yield rows.load_job(document)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.OperationalError):
+                raise
+            raise self._unusable(error) from error
 
     async def receive(self, received: Received) -> bool:
         payload = rows.dump_payload(received.payload)
@@ -253,21 +263,25 @@ class SqliteStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._connect()
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"{self.path} cannot be opened: {error}") from error
+            raise StoreUnavailable(
+                f"{self.path} cannot be opened ({error}): make it a file that this user may write, or name another data"
+                " folder"
+            ) from error
         try:
             _prepare(connection, self.path)
         except sqlite3.Error as error:
             connection.close()
             refused = unavailable(error)
-            if isinstance(refused, DiskFull):
-                raise refused from error
-            raise StoreUnavailable(
-                f"{self.path} cannot be used: {error}. Restore it from a backup, or move it away to start empty"
-            ) from error
+            raise (refused if isinstance(refused, DiskFull) else self._unusable(error)) from error
         except StoreUnavailable:
             connection.close()
             raise
         return connection
+
+    def _unusable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.path} cannot be used: {error}. Restore it from a backup, or move it away to start empty"
+        )
 
 
 def _jobs(cursor: sqlite3.Cursor) -> list[Job]:
@@ -308,6 +322,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+    # Tables that somebody has changed show here, before anything is promised, and not at the first write.
+    for table, columns in COLUMNS.items():
+        connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")
 
 
 def _back_up(connection: sqlite3.Connection, path: Path) -> None:
