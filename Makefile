@@ -24,7 +24,7 @@ demo: setup ## two experiments at once, on two lanes, measured, stored and deliv
 	@exec $(PY) examples/demo.py
 
 test: setup ## the tests (ARGS="-k lanes" narrows them; WORKERS=1 for one after the other)
-	@exec $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@exec $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long tests
 	@exec $(PY) -m pytest -m soak $(ARGS)

@@ -14,8 +14,16 @@ import pytest
 
 from tests.service import free_port
 
+# Where files are shared out among processes, these come first, or one of them is what all others wait for at the end.
+LONGEST = ("tests/sandbox/test_battery.py", "tests/sandbox/integrity/test_integrity.py")
+
 REPO = Path(__file__).parents[1]
 DYNALITE = REPO / "node_modules" / "dynalite" / "cli.js"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def _serve(command: list[str], port: int) -> Iterator[str]:
