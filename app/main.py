@@ -51,7 +51,7 @@ from app.engine.switches import Switches
 from app.evaluator.clips.catalogue import SuiteCatalogue
 from app.evaluator.metrics import METRICS
 from app.ports import Clock, Holder, Lease
-from app.routers import auth, errors, events, experiment, health, jobs, lanes, results
+from app.routers import auth, compare, errors, events, experiment, health, jobs, lanes, results
 from app.routers.api import Api
 from app.routers.door import BodyLimit, SecurityHeaders
 from app.routers.gate import Gate, Policy
@@ -112,7 +112,7 @@ def create_app(
         # A path with a slash too many is no other path's, and the redirect would be to whatever host was asked for.
         redirect_slashes=False,
     )
-    for module in (jobs, events, lanes, health, experiment, results, auth):
+    for module in (jobs, events, compare, lanes, health, experiment, results, auth):
         app.include_router(module.router)
     app.openapi = documented(app, policy)  # type: ignore[method-assign]
     errors.install(app)

@@ -105,6 +105,27 @@ class DryRunOut(BaseModel):
     estimated_s: float | None
 
 
+class BDRateOut(BaseModel):
+    """``percent`` is the mean of ``per_clip``: below 0 is better than the anchor. ``refused``: why a clip has none."""
+
+    percent: float | None
+    per_clip: dict[str, float]
+    overlap: float
+    refused: dict[str, str]
+    warnings: dict[str, list[str]]
+
+
+class CompareOut(BaseModel):
+    """``curves``: [rate, quality] by job and clip; the rate in kbit/s, of a still image in bits per pixel."""
+
+    anchor: str
+    metric: str
+    clips: list[str]
+    curves: dict[str, dict[str, list[list[float]]]]
+    bd_rate: dict[str, BDRateOut]
+    left_out: dict[str, str]
+
+
 class AcceptedOut(BaseModel):
     status: Literal["accepted"]
     state: str

@@ -22,12 +22,13 @@ SUBMITTING = frozenset({"POST /jobs", "PUT /jobs/{job_id}", "POST /experiment"})
 
 # A schema cannot say what of these is taken: whether a text is Python that defines a known contract, and which lanes,
 # suites, clips, metrics and targets this service has, how long its clips are and what its operator lets a job use; what
-# is offered at all in this version; how deep parameters may nest. A cursor is one that a list gave. A refusal that
+# is offered at all in this version; how deep parameters may nest; that an anchor is one of the jobs that were named. A
+# cursor is one that a list gave. A refusal that
 # names no other field is no failure of ``positive_data_acceptance``; one that names any other is.
 CODE = {"encoder", "decoder", "encoding_agent_code", "decoding_agent_code", "encoding_code", "decoding_code"}
 NAMES = {"contract", "device", "suite", "clips", "metrics", "deliver_to", "baselines", "targets"}
 WORDS = {"config", "rate_points", "hypothesis", "compression_strategy", "expected_bitrate_mbps", "timestamp"}
-REFUSED_BY_MEANING = CODE | NAMES | WORDS | {"frames", "limits", "cursor"}
+REFUSED_BY_MEANING = CODE | NAMES | WORDS | {"frames", "limits", "cursor"} | {"anchor", "metric"}
 
 
 @dataclass
