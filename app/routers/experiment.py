@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from app.domain.access import Caller, Scope
 from app.domain.errors import Conflict, Draining, InvalidSpec, JailTooWeak, KeyReused, QueueFull, StoreUnavailable
@@ -48,6 +49,15 @@ from app.routers.view import queue_position
 
 PASSED_ON = ("hypothesis", "compression_strategy", "expected_bitrate_mbps", "timestamp")
 LISTED = 1000
+
+
+class ExperimentConvertor(StringConvertor):
+    """An experiment's name in a path: anything at all, also what cannot be one and gets the route's own 404."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("experiment", ExperimentConvertor())
 
 router = APIRouter(tags=["legacy"], route_class=StrictRoute)
 _experiment_id = TypeAdapter(ExperimentId)
@@ -235,7 +245,7 @@ def _result(api: Api, job: Job) -> dict[str, Any]:
 
 
 @router.get(
-    "/experiment/{experiment_id:path}/status",
+    "/experiment/{experiment_id:experiment}/status",
     responses={
         200: success(ExperimentOut, "The result, or how far it is."),
         404: success(MissingOut, "No such experiment."),

@@ -180,3 +180,8 @@ def test_with_a_secret_only_signed_pushes_are_taken(tmp_path):
 def test_from_unknown_networks_unsigned_pushes_are_refused(tmp_path):
     with Bitlane(tmp_path / "data", lanes="none", env={"BITLANE_LEGACY_NETWORKS": "10.0.0.0/8"}) as service:
         assert service.http.post("/experiment_result", json=RESULT).status_code == 401
+
+
+def test_a_name_with_line_breaks_is_no_experiment_and_says_so_in_the_old_words(service):
+    found = service.http.get("/experiment/a%0Ab%0Dc/status")
+    assert found.status_code == 404 and found.json() == {"status": "not_found", "experiment_id": "a\nb\rc"}
