@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse
@@ -178,7 +178,6 @@ async def _start(
     await blobs.open()
     catalogue = SuiteCatalogue(data)
     inspector = await stack.enter_async_context(ProcessInspector())
-    targets = settings.push_targets
     room = _room(settings, data, clock)
     board = Board(lanes=settings.lane_list)
     switches = Switches(board=board, modes=LaneModeFile(data))
@@ -192,16 +191,8 @@ async def _start(
         feed=Feed(),
         clock=clock,
         ids=Ids(secrets.token_bytes),
-        targets=Targets(names=frozenset(targets)),
-        admission=Admission(
-            board=board,
-            clock=clock,
-            bounds=Bounds(
-                queued=settings.max_queued,
-                per_lane=settings.max_queued_per_lane,
-                per_client=settings.max_queued_per_client,
-            ),
-        ),
+        targets=Targets(names=frozenset(settings.push_targets)),
+        admission=Admission(board=board, clock=clock, bounds=_bounds(settings)),
         outbox=outbox,
         jail=await _jail(settings),
         room=room,
@@ -230,19 +221,34 @@ async def _start(
         inbox=store,
         blobs=blobs,
         room=room,
-        store_kind=settings.store,
         store_endpoint=store.endpoint,
         blobs_endpoint=str(blobs.root),
         catalogue=catalogue,
         clock=clock,
-        worker_id=settings.worker_id,
-        own_url=settings.own_url,
-        targets=targets,
-        default_limits=settings.default_limits,
-        largest_limits=settings.largest_limits,
-        push_secret=settings.secret,
-        legacy_networks=tuple(settings.legacy_networks),
+        **_told(settings),
     )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        queued=settings.max_queued,
+        per_lane=settings.max_queued_per_lane,
+        per_client=settings.max_queued_per_client,
+    )
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What the routes have to know of the settings."""
+    return {
+        "store_kind": settings.store,
+        "worker_id": settings.worker_id,
+        "own_url": settings.own_url,
+        "targets": settings.push_targets,
+        "default_limits": settings.default_limits,
+        "largest_limits": settings.largest_limits,
+        "push_secret": settings.secret,
+        "legacy_networks": tuple(settings.legacy_networks),
+    }
 
 
 async def _jail(settings: Settings) -> Jail:

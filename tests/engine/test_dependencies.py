@@ -18,13 +18,6 @@ from tests.engine.world import REPORT, World, broke
 TEN_MINUTES = 600.0
 
 
-@pytest.fixture
-async def world(tmp_path):
-    async with World(tmp_path).running() as world:
-        yield world
-    assert not world.fatal
-
-
 async def running_job(world, **changes):
     # Simulated time may have run ahead of the heartbeats, which are written to a real disk.
     await world.until(lambda: world.jobs.closed is None, skip=True)

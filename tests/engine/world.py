@@ -328,3 +328,7 @@ def broke(error_type: ErrorType, message: str = "it broke") -> Failed:
 
 def lost() -> WorkerLost:
     return WorkerLost("the evaluator died")
+
+
+def loses(status):
+    return lambda job: job.status is status
