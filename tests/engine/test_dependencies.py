@@ -18,6 +18,11 @@ from tests.engine.world import REPORT, World, broke
 TEN_MINUTES = 600.0
 
 
+# Simulated time runs on while the real disk is written, more so on a busy machine. What counts is that nobody waits for
+# a delivery's own next try, which is many minutes away by then.
+SOON = 90
+
+
 async def running_job(world, **changes):
     # Simulated time may have run ahead of the heartbeats, which are written to a real disk.
     await world.until(lambda: world.jobs.closed is None, skip=True)
@@ -57,7 +62,7 @@ async def test_ten_minutes_without_the_store(world):
     await world.until(lambda: world.pusher.taken == [f"msg_{job.id}"])
     await world.until(lambda: queued.id in world.executor().running, skip=True)
     await world.until(lambda: world.jobs.closed is None, skip=True)
-    assert world.clock.now() - back < 10
+    assert world.clock.now() - back < SOON
     await world.until(lambda: spooled(world) == ["tmp"])
     assert world.jobs.watch.trouble is None
 
@@ -76,7 +81,7 @@ async def test_ten_minutes_without_the_orchestrator(world):
     world.pusher.answer = Answer(status=200)
     back = world.clock.now()
     await world.until(lambda: len(world.pusher.taken) == 5, skip=True)
-    assert world.clock.now() - back < 10
+    assert world.clock.now() - back < SOON
     assert sorted(world.pusher.taken) == sorted(f"msg_{job.id}" for job in jobs)
     assert not world.outbox.refusing()
 
