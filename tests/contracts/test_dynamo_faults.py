@@ -41,9 +41,10 @@ async def proxy(dynamo: Backend) -> AsyncIterator[FaultyProxy]:
 
 @pytest.fixture
 async def store(dynamo: Backend, proxy: FaultyProxy) -> AsyncIterator[DynamoStore]:
-    """A store whose requests go through the proxy."""
-    async with replace(dynamo, endpoint=proxy.endpoint).store(patience_s=0.4) as opened:
+    """A store whose requests go through the proxy. Making the table may take a busy server its time."""
+    async with replace(dynamo, endpoint=proxy.endpoint).store() as opened:
         assert isinstance(opened, DynamoStore)
+        opened.table.patience_s = 0.4
         yield opened
 
 

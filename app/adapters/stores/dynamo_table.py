@@ -49,7 +49,7 @@ class DynamoTable:
         self.where = endpoint or f"DynamoDB in {region or 'the default region'}"
         # A server that is named by its address needs no region, but the signature does.
         self._settings = {"endpoint_url": endpoint, "region_name": region or ("us-east-1" if endpoint else None)}
-        self._patience_s = patience_s
+        self.patience_s = patience_s
 
     async def open(self) -> None:
         """Make the client. The first one of a process blocks for some 50 ms."""
@@ -176,7 +176,7 @@ class DynamoTable:
         """One operation of the client by name; ``proof`` is a field that the answer must have."""
         last: Exception | None = None
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self.patience_s):
                 for pause_s in (0.0, *PAUSES_S):
                     await asyncio.sleep(pause_s)
                     try:
