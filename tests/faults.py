@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
+from tests.connections import Connections
 from tests.service import free_port
 
 Mood = Literal["well", "unreachable", "slow", "500", "429", "garbage", "cut"]
@@ -56,17 +57,17 @@ class LoopThread:
         self._loop.close()
 
 
-class Orchestrator:
+class Orchestrator(Connections):
     """Takes results as its mood is. ``taken`` has the id of every push that was answered with 200."""
 
     def __init__(self, mood: Mood = "well") -> None:
+        super().__init__()
         self.mood: Mood = mood
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.tries = 0
         self.taken: list[str] = []
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Orchestrator:
         await self.become(self.mood)
@@ -74,9 +75,7 @@ class Orchestrator:
 
     async def __aexit__(self, *failure: object) -> None:
         await self.become("unreachable")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hang_up()
 
     async def become(self, mood: Mood) -> None:
         """Unreachable is without a listening socket; every other mood answers."""
@@ -85,19 +84,7 @@ class Orchestrator:
             self._server.close()
             self._server = None
         elif mood != "unreachable" and self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+            self._server = await asyncio.start_server(self.accept, "127.0.0.1", self.port)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         mood = self.mood

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Literal
 from urllib.parse import urlsplit
 
+from tests.connections import Connections
+
 Fault = Literal["lose reply", "half reply", "refuse", "hang", "garbage", "500", "throttle", "slow"]
 # Asked for each request with DynamoDB's name of the operation (``PutItem``); None lets it through.
 Plan = Callable[[str], Fault | None]
@@ -31,36 +33,22 @@ def once(operation: str, fault: Fault, *, after: int = 0) -> Plan:
     return lambda asked: left.pop(0) if asked == operation and left else None
 
 
-class FaultyProxy:
+class FaultyProxy(Connections):
     """``async with`` it; ``plan`` may be changed at any time."""
 
     def __init__(self, upstream: str) -> None:
+        super().__init__()
         self._upstream = urlsplit(upstream)
         self.plan: Plan = let_through
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FaultyProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
         self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *failure: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        await self.hang_up()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
