@@ -75,13 +75,13 @@ _FINITE = {"nnan", "ninf", "nsz"}
 
 
 @kernel(fastmath=_FINITE)
-def _clipped(value, top):  # type: ignore[no-untyped-def]
+def _clipped(value, top):  # type: ignore[no-untyped-def]  # numba's to find
     value = value if value > 0.0 else 0.0
     return np.int32(value if value < top else top)
 
 
 @kernel(fastmath=_FINITE)
-def _replicated(u, v, by_u, by_v, offset, shift, out):  # type: ignore[no-untyped-def]
+def _replicated(u, v, by_u, by_v, offset, shift, out):  # type: ignore[no-untyped-def]  # numba's to find
     """A row of chroma's share in one colour, brought to luma's width."""
     width = out.shape[0]
     if shift == 0:
@@ -97,7 +97,7 @@ def _replicated(u, v, by_u, by_v, offset, shift, out):  # type: ignore[no-untype
 
 
 @kernel(fastmath=_FINITE)
-def _yuv_to_rgb(y, u, v, m, shift, top, r, g, b):  # type: ignore[no-untyped-def]
+def _yuv_to_rgb(y, u, v, m, shift, top, r, g, b):  # type: ignore[no-untyped-def]  # numba's to find
     height, width = y.shape
     share = np.empty((3, width))
     for i in range(height):
@@ -110,20 +110,20 @@ def _yuv_to_rgb(y, u, v, m, shift, top, r, g, b):  # type: ignore[no-untyped-def
 
 
 @kernel(fastmath=_FINITE)
-def _with_luma(y, by_y, share, top, out):  # type: ignore[no-untyped-def]
+def _with_luma(y, by_y, share, top, out):  # type: ignore[no-untyped-def]  # numba's to find
     for j in range(y.shape[0]):
         out[j] = _clipped(by_y * y[j] + share[j], top)
 
 
 @kernel(fastmath=_FINITE)
-def _mixed(r, g, b, row, top, out):  # type: ignore[no-untyped-def]
+def _mixed(r, g, b, row, top, out):  # type: ignore[no-untyped-def]  # numba's to find
     by_r, by_g, by_b, offset = row[0], row[1], row[2], row[3] + 0.5
     for j in range(out.shape[0]):
         out[j] = _clipped(by_r * r[j] + by_g * g[j] + by_b * b[j] + offset, top)
 
 
 @kernel(fastmath=_FINITE)
-def _halved(upper, lower, out):  # type: ignore[no-untyped-def]
+def _halved(upper, lower, out):  # type: ignore[no-untyped-def]  # numba's to find
     """The mean of each 2x2 block of two rows, not rounded; at an odd edge of the samples that are there."""
     width = upper.shape[0]
     for j in range(width // 2):
@@ -136,7 +136,7 @@ def _halved(upper, lower, out):  # type: ignore[no-untyped-def]
 
 
 @kernel(fastmath=_FINITE)
-def _rgb_to_yuv(r, g, b, m, step, top, y, u, v):  # type: ignore[no-untyped-def]
+def _rgb_to_yuv(r, g, b, m, step, top, y, u, v):  # type: ignore[no-untyped-def]  # numba's to find
     height = r.shape[0]
     for i in range(height):
         _mixed(r[i], g[i], b[i], m[0], top, y[i])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from app.evaluator.colour import Converter
-from app.evaluator.frames import Format, Picture
+from app.evaluator.frames import Format, Picture, Plane
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,40 @@ class Metric(Protocol):
 
     def result(self) -> Scores:
         """The scores of all frames that were added, at least one."""
+
+
+class LumaMetric(ABC):
+    """One number a frame, from the luma planes alone: the mean over frames, and the lowest.
+
+    ``too_small`` says, after "frames of WxH", what is wrong with frames that have a side below ``min_side``.
+    """
+
+    name: ClassVar[str]
+    min_side: ClassVar[int]
+    too_small: ClassVar[str]
+
+    def __init__(self, peak: int) -> None:
+        self.peak = peak
+        self._series: list[float] = []
+        self._missing: str | None = None
+
+    @abstractmethod
+    def score(self, source: Plane, decoded: Plane) -> float:
+        """The metric of two planes [H, W]."""
+
+    def add(self, pair: FramePair) -> None:
+        source, decoded = pair.yuv[0][0], pair.yuv[1][0]
+        height, width = source.shape
+        if min(height, width) < self.min_side:
+            self._missing = f"frames of {width}x{height} {self.too_small}"
+        else:
+            self._series.append(self.score(source, decoded))
+
+    def result(self) -> Scores:
+        if self._missing is not None:
+            return Scores(missing={self.name: self._missing})
+        mean = math.fsum(self._series) / len(self._series)
+        return Scores(metrics={self.name: mean}, worst_frame={self.name: min(self._series)})
 
 
 MetricFactory: TypeAlias = Callable[[int], Metric]

@@ -7,40 +7,27 @@ a side of odd length begins with a row or column of zeros, as in the implementat
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
+from app.evaluator.frames import Plane
 from app.evaluator.kernels import kernel
-from app.evaluator.metrics.base import FramePair, Scores
-from app.evaluator.metrics.ssim import Plane, similarity
+from app.evaluator.metrics.base import LumaMetric
+from app.evaluator.metrics.ssim import similarity
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MIN_SIDE = 176
 
 
-class MsSsim:
+class MsSsim(LumaMetric):
     """The metric ``ms_ssim``."""
 
-    def __init__(self, peak: int) -> None:
-        self._peak = peak
-        self._series: list[float] = []
-        self._too_small: str | None = None
+    name = "ms_ssim"
+    min_side = MIN_SIDE
+    too_small = f"have a side below {MIN_SIDE}, too small for five scales"
 
-    def add(self, pair: FramePair) -> None:
-        source, decoded = pair.yuv[0][0], pair.yuv[1][0]
-        height, width = source.shape
-        if min(height, width) < MIN_SIDE:
-            self._too_small = f"frames of {width}x{height} have a side below {MIN_SIDE}, too small for five scales"
-            return
-        self._series.append(ms_ssim(source, decoded, self._peak))
-
-    def result(self) -> Scores:
-        if self._too_small:
-            return Scores(missing={"ms_ssim": self._too_small})
-        mean = math.fsum(self._series) / len(self._series)
-        return Scores(metrics={"ms_ssim": mean}, worst_frame={"ms_ssim": min(self._series)})
+    def score(self, source: Plane, decoded: Plane) -> float:
+        return ms_ssim(source, decoded, self.peak)
 
 
 def ms_ssim(source: Plane, decoded: Plane, peak: int) -> float:
@@ -63,7 +50,7 @@ def _half(plane: Plane) -> npt.NDArray[np.float32]:
 
 
 @kernel(fastmath=True)
-def _average(plane, down, right, out):  # type: ignore[no-untyped-def]
+def _average(plane, down, right, out):  # type: ignore[no-untyped-def]  # numba's to find
     """The mean of 2x2 samples, of a plane that begins ``down`` rows and ``right`` columns of zeros further on."""
     quarter = np.float32(0.25)
     for i in range(out.shape[0]):

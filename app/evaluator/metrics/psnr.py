@@ -103,7 +103,7 @@ def _mse(source: Sequence[Plane], decoded: Sequence[Plane]) -> float:
 
 
 @kernel()
-def _squared_error(a, b):  # type: ignore[no-untyped-def]
+def _squared_error(a, b):  # type: ignore[no-untyped-def]  # numba's to find
     total = 0
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):

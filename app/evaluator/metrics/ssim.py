@@ -14,15 +14,12 @@ In float32 that is some fifty times closer than the usual form where both pictur
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from app.evaluator.frames import Plane
 from app.evaluator.kernels import kernel
-from app.evaluator.metrics.base import FramePair, Scores
-
-Plane: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+from app.evaluator.metrics.base import LumaMetric
 
 WINDOW = 11
 SIGMA = 1.5
@@ -45,31 +42,19 @@ def similarity(source: Plane, decoded: Plane, peak: int) -> tuple[float, float]:
     return ssim, structure
 
 
-class Ssim:
+class Ssim(LumaMetric):
     """The metric ``ssim``."""
 
-    def __init__(self, peak: int) -> None:
-        self._peak = peak
-        self._series: list[float] = []
-        self._too_small: str | None = None
+    name = "ssim"
+    min_side = WINDOW
+    too_small = f"are smaller than the {WINDOW}x{WINDOW} window"
 
-    def add(self, pair: FramePair) -> None:
-        source, decoded = pair.yuv[0][0], pair.yuv[1][0]
-        height, width = source.shape
-        if min(height, width) < WINDOW:
-            self._too_small = f"frames of {width}x{height} are smaller than the {WINDOW}x{WINDOW} window"
-            return
-        self._series.append(similarity(source, decoded, self._peak)[0])
-
-    def result(self) -> Scores:
-        if self._too_small:
-            return Scores(missing={"ssim": self._too_small})
-        mean = math.fsum(self._series) / len(self._series)
-        return Scores(metrics={"ssim": mean}, worst_frame={"ssim": min(self._series)})
+    def score(self, source: Plane, decoded: Plane) -> float:
+        return similarity(source, decoded, self.peak)[0]
 
 
 @kernel(fastmath=True)
-def _rows(source, decoded, i, w, middle, product, out):  # type: ignore[no-untyped-def]
+def _rows(source, decoded, i, w, middle, product, out):  # type: ignore[no-untyped-def]  # numba's to find
     """Row i, filtered along the row: the source, the difference, the sum of both squares, the difference's square.
 
     ``middle`` is taken off before squaring, without which float32 loses what SSIM is made of.
@@ -96,7 +81,7 @@ def _rows(source, decoded, i, w, middle, product, out):  # type: ignore[no-untyp
 
 
 @kernel(fastmath=True)
-def _columns(r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, w, out):  # type: ignore[no-untyped-def]
+def _columns(r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, w, out):  # type: ignore[no-untyped-def]  # numba's to find
     for j in range(out.shape[0]):
         out[j] = (
             w[0] * (r0[j] + r10[j])
@@ -109,7 +94,7 @@ def _columns(r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, w, out):  # type: igno
 
 
 @kernel(fastmath=True)
-def _ssim(source, decoded, w, middle, c1, c2):  # type: ignore[no-untyped-def]
+def _ssim(source, decoded, w, middle, c1, c2):  # type: ignore[no-untyped-def]  # numba's to find
     height, width = source.shape
     valid = width - 10
     product = np.empty((4, width), np.float32)
