@@ -22,7 +22,7 @@ class PatientProtocol(HttpToolsProtocol):
     _unread = 0
     _in_head = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the server has it
         super().connection_made(transport)
         self._wait_for_head()
 

@@ -114,7 +114,7 @@ def create_app(
     )
     for module in (jobs, events, compare, lanes, health, experiment, results, auth):
         app.include_router(module.router)
-    app.openapi = documented(app, policy)  # type: ignore[method-assign]
+    app.openapi = documented(app, policy)  # type: ignore[method-assign]  # the framework's own way
     errors.install(app)
     _add_pages(app)
     # The last one added is the first that a request meets.

@@ -61,6 +61,11 @@ class Caller:
     def may(self, scope: Scope) -> bool:
         return any(scope in _IMPLIED[held] for held in self.scopes)
 
+    @property
+    def sees_only(self) -> str | None:
+        """The one owner whose jobs this caller may list, None for all."""
+        return None if self.may(Scope.READ_ALL) else self.client.name
+
     def sees(self, owner: str) -> bool:
         """Whether a job of that client may be shown to this caller."""
         return self.may(Scope.READ_ALL) or (self.may(Scope.READ) and owner == self.client.name)

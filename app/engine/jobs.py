@@ -175,21 +175,17 @@ class Jobs:
 
     async def _active(self, submission: Submission) -> Job | None:
         async with self.watch.within():
-            return await self._found(submission)
+            known = await self._of_id(submission)
+            if known is not None or submission.experiment_id is None:
+                return known
+            newest = await self._store.newest(submission.experiment_id, submission.client.name)
+        return newest if newest is not None and not newest.status.terminal else None
 
     async def _of_id(self, submission: Submission) -> Job | None:
         if submission.job_id is None:
             return None
         async with self.watch.within():
             return await self._store.get(submission.job_id)
-
-    async def _found(self, submission: Submission) -> Job | None:
-        if submission.job_id is not None and (known := await self._store.get(submission.job_id)) is not None:
-            return known
-        if submission.experiment_id is None:
-            return None
-        newest = await self._store.newest(submission.experiment_id, submission.client.name)
-        return newest if newest is not None and not newest.status.terminal else None
 
     async def _accept(self, submission: Submission, checked: Checked, target: str | None) -> Job:
         with self._admission.admit(submission.client, self._not_draining(checked.lanes)):

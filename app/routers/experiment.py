@@ -140,11 +140,7 @@ async def experiment(request: Request, api: TheApi, caller: Submitter) -> JSONRe
     submission = _submission(body, api)
     if isinstance(submission, str):
         return _error(400, submission)
-    try:
-        key = repeat_key(request)
-    except InvalidSpec as error:
-        return _error(400, str(error))
-    job = await api.jobs.submit(replace(submission, client=caller.client, repeat_key=key))
+    job = await api.jobs.submit(replace(submission, client=caller.client, repeat_key=repeat_key(request)))
     position = queue_position(job, api.board)
     return JSONResponse(
         {
@@ -294,6 +290,5 @@ async def experiments(api: TheApi, caller: Reader) -> dict[str, Any]:
 
 
 async def _ids(api: Api, caller: Caller, state: Status) -> list[str]:
-    owner = None if caller.may(Scope.READ_ALL) else caller.client.name
-    page = await api.jobs.page(JobFilter(state=state, owner=owner), limit=LISTED, cursor=None)
+    page = await api.jobs.page(JobFilter(state=state, owner=caller.sees_only), limit=LISTED, cursor=None)
     return [job.experiment_id for job in page.jobs]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
@@ -23,7 +23,7 @@ from app.ports import Clock, Keys
 from app.routers.errors import of_error, problem
 from app.routers.sessions import COOKIE, Sessions
 
-ADMIN = "admin"
+_ADMIN = Caller(client=Client(name="admin"), scopes=frozenset({Right.ADMIN}), by="key")
 # Nothing of these is secret, and each is needed before anybody can show a key.
 PUBLIC = frozenset({"/livez", "/readyz", "/health", "/session", "/signin", "/experiment_result"})
 _LEGACY = frozenset({"/experiment", "/experiments", "/status"})
@@ -56,7 +56,7 @@ class Policy:
     def of_key(self, token: str) -> Caller:
         """Raises ``Unauthenticated``."""
         if self.admin_key is not None and hmac.compare_digest(token.encode(), self.admin_key.encode()):
-            return Caller(client=Client(name=ADMIN), scopes=frozenset({Right.ADMIN}), by="key")
+            return _ADMIN
         parts = split(token)
         key = self.keys.find(parts[0]) if parts else None
         if parts is None or key is None or not matches(key, parts[1]):
@@ -69,19 +69,19 @@ class Policy:
     def key_id(self, token: str) -> str:
         """What a session remembers of a key that ``of_key`` took."""
         parts = split(token)
-        return ADMIN if parts is None or self.keys.find(parts[0]) is None else parts[0]
+        return _ADMIN.client.name if parts is None or self.keys.find(parts[0]) is None else parts[0]
 
     def of_session(self, cookie: str) -> Caller | None:
         """None where there is no session any more: it has ended, or its key has."""
         key_id = self.sessions.key_id(cookie)
         if key_id is None:
             return None
-        if key_id == ADMIN and self.admin_key is not None:
-            return Caller(client=Client(name=ADMIN), scopes=frozenset({Right.ADMIN}), by="session")
+        if key_id == _ADMIN.client.name and self.admin_key is not None:
+            return replace(_ADMIN, by="session")
         key = self.keys.find(key_id)
         if key is None or key.refusal(self.clock.now()) is not None:
             return None
-        return Caller(client=key.client, scopes=key.scopes, by="session")
+        return replace(key.caller, by="session")
 
 
 class Gate:

@@ -193,8 +193,7 @@ async def list_jobs(
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> JSONResponse:
     """Jobs, newest first, without their reports: your own, or all with the scope `read:all`."""
-    owner = None if caller.may(Scope.READ_ALL) else caller.client.name
-    wanted = JobFilter(state=state, lane=lane, experiment_id=experiment_id, owner=owner)
+    wanted = JobFilter(state=state, lane=lane, experiment_id=experiment_id, owner=caller.sees_only)
     page = await api.jobs.page(wanted, limit=limit, cursor=cursor)
     return ValueResponse({"jobs": [job_view(job, api.board) for job in page.jobs], "cursor": page.cursor})
 
