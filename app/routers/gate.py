@@ -6,6 +6,7 @@ route's to say (``auth``).
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -69,14 +70,19 @@ class Policy:
     def key_id(self, token: str) -> str:
         """What a session remembers of a key that ``of_key`` took."""
         parts = split(token)
-        return _ADMIN.client.name if parts is None or self.keys.find(parts[0]) is None else parts[0]
+        return self._admin_id if parts is None or self.keys.find(parts[0]) is None else parts[0]
+
+    @property
+    def _admin_id(self) -> str:
+        """Another one for another key, so that a session ends with the key that it was begun with."""
+        return "admin-" + hashlib.sha256((self.admin_key or "").encode()).hexdigest()[:16]
 
     def of_session(self, cookie: str) -> Caller | None:
         """None where there is no session any more: it has ended, or its key has."""
         key_id = self.sessions.key_id(cookie)
         if key_id is None:
             return None
-        if key_id == _ADMIN.client.name and self.admin_key is not None:
+        if self.admin_key is not None and key_id == self._admin_id:
             return replace(_ADMIN, by="session")
         key = self.keys.find(key_id)
         if key is None or key.refusal(self.clock.now()) is not None:

@@ -22,6 +22,7 @@ from tests.service import BITLANE, SLEEPER, Bitlane, free_port, spec, wait_for
 
 AS_JSON = {"accept": "application/json"}
 PUSH_SECRET, ADMIN_KEY = "push-secret-6f1c", "admin-key-0123456789"
+OTHER = "another-admin-key-0123"
 
 
 def bitlane(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -268,6 +269,17 @@ def test_a_session_ends_with_its_key(guarded):
         client.post("/session", json={"key": key})
         assert client.get("/jobs").status_code == 200
         bitlane("keys", "revoke", key, "--data", guarded.service.data)
+        assert client.get("/jobs").status_code == 401
+
+
+def test_a_session_of_the_admin_key_ends_when_that_key_is_another(tmp_path):
+    data = tmp_path / "data"
+    before, after = (Bitlane(data, lanes="none", env={"BITLANE_ADMIN_KEY": key}, key=key) for key in (ADMIN_KEY, OTHER))
+    with before, calling(before) as client:
+        client.post("/session", json={"key": ADMIN_KEY}).raise_for_status()
+        cookie = client.cookies["bitlane_session"]
+        assert client.get("/session").json()["client"] == "admin"
+    with after, calling(after, cookie=f"bitlane_session={cookie}") as client:
         assert client.get("/jobs").status_code == 401
 
 
